@@ -1,0 +1,23 @@
+// LaunchContext: what every kernel call is told besides its arguments.
+#ifndef KPT_KERNELS_BASE_LAUNCH_CONTEXT_H_
+#define KPT_KERNELS_BASE_LAUNCH_CONTEXT_H_
+
+#include "kernels/base/cpu_features.h"
+
+namespace kpt {
+
+// Filled by the dispatcher, read by explain().
+struct LaunchRecord {
+  const char* variant = nullptr;  // static string
+};
+
+struct LaunchContext {
+  int num_threads = 1;                  // what torch.get_num_threads() says
+  Isa isa = Isa::kBaseline;             // highest level a variant may use
+  const char* force_variant = nullptr;  // only the variant of this name may run; nullptr: any
+  LaunchRecord* record = nullptr;
+};
+
+}  // namespace kpt
+
+#endif  // KPT_KERNELS_BASE_LAUNCH_CONTEXT_H_
