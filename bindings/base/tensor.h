@@ -1,0 +1,29 @@
+// Tensors across the boundary without libtorch: a borrowed view of a torch.Tensor.
+//
+// The fast way is DLPack's C exchange API (torch.Tensor.__dlpack_c_exchange_api__, 50-100 ns a
+// tensor); where torch does not have it, the tensor's Python attributes are read (microseconds).
+#ifndef KPT_BINDINGS_BASE_TENSOR_H_
+#define KPT_BINDINGS_BASE_TENSOR_H_
+
+#include <nanobind/nanobind.h>
+
+#include "kernels/base/tensor_view.h"
+
+namespace kpt::bindings {
+
+enum class Layout {
+  kDenseLast,  // the last dimension has stride 1
+  kAny,        // any strides, for example a broadcast mask
+};
+
+// Raises TypeError or ValueError naming `op` and `arg` when `object` is not a CPU tensor with
+// storage, has a rank above kMaxRank or an unknown dtype, is misaligned for its dtype, or breaks
+// `layout`. Must be called with the GIL held; the view is valid while the tensor lives.
+MutableTensorView ViewOf(nanobind::handle object, const char* op, const char* arg, Layout layout);
+
+// Which way tensors cross: "dlpack_c_exchange_api" or "python_attributes".
+const char* BoundaryOf(nanobind::handle tensor_type);
+
+}  // namespace kpt::bindings
+
+#endif  // KPT_BINDINGS_BASE_TENSOR_H_

@@ -1,0 +1,14 @@
+// The CPU's native module, kernel_pytorch._native.cpu.
+#include <nanobind/nanobind.h>
+
+#include "bindings/base/control.h"
+#include "bindings/families.h"
+
+NB_MODULE(cpu, m) {
+  m.attr("__version__") = KPT_VERSION;
+  kpt::bindings::BindControl(m);
+  kpt::bindings::BindActivation(m);
+  kpt::bindings::BindAttention(m);
+  kpt::bindings::BindGemm(m);
+  kpt::bindings::BindNorm(m);
+}
