@@ -1,0 +1,151 @@
+"""kpt_kernel_library: one kernel family; the file name decides how a source is compiled.
+
+Under the family's folder (and its cpu/ folder):
+
+  *_simd.cc         portable SIMD, compiled once per instruction set: baseline, avx2, avx512.
+                    The namespace of the copy comes as KPT_SIMD_NS.
+  *_avx2.cc  *_avx512.cc  *_avx512_bf16.cc  *_amx.cc
+                    x86-64 only, each with the flags of its instruction set.
+  any other *.cc    plain code: argument checks and variant tables.
+  *.h               headers, for all of the above, the bindings and the tests.
+
+A new file of a known suffix needs no BUILD edit. On other processors the x86 files are left out
+and *_simd.cc is compiled once, as baseline; KPT_HAVE_X86_VARIANTS tells plain code which it is.
+"""
+
+load("@rules_cc//cc:defs.bzl", "cc_library")
+
+KPT_COPTS = [
+    "-O3",
+    "-Wall",
+    "-Wextra",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+    "-fno-exceptions",
+    "-fno-rtti",
+]
+
+_AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mpclmul", "-maes"]
+_AVX512 = _AVX2 + [
+    "-mavx512f",
+    "-mavx512bw",
+    "-mavx512vl",
+    "-mavx512dq",
+    "-mavx512cd",
+    "-mprefer-vector-width=512",
+]
+_AVX512_BF16 = _AVX512 + [
+    "-mavx512bf16",
+    "-mavx512vnni",
+    "-mavx512vbmi",
+    "-mavx512vbmi2",
+    "-mavx512ifma",
+    "-mavx512bitalg",
+    "-mavx512vpopcntdq",
+]
+_AMX = _AVX512_BF16 + ["-mamx-tile", "-mamx-bf16", "-mamx-int8"]
+
+# Longest suffix first: "_avx512_bf16.cc" must not be taken for a plain file.
+_ISA_FILES = {
+    "avx512_bf16": _AVX512_BF16,
+    "avx512": _AVX512,
+    "avx2": _AVX2,
+    "amx": _AMX,
+}
+_SIMD_COPIES = {
+    "baseline": [],
+    "avx2": _AVX2,
+    "avx512": _AVX512,
+}
+
+_X86 = "@platforms//cpu:x86_64"
+
+def _sources(suffix = ""):
+    return native.glob(
+        ["*%s.cc" % suffix, "cpu/*%s.cc" % suffix],
+        allow_empty = True,
+    )
+
+def kpt_kernel_library(name, deps = [], visibility = None):
+    """Declares the library of the family in this folder.
+
+    Args:
+      name: the family; the library's name.
+      deps: other than //kernels/base (a family never depends on another).
+      visibility: default: the bindings and the tests only.
+    """
+    visibility = visibility or [
+        "//bindings:__subpackages__",
+        "//tests:__subpackages__",
+    ]
+    if native.package_name() != "kernels/base":
+        deps = deps + ["//kernels/base"]
+
+    # Visible like the library, so that a test may include a header without its code.
+    cc_library(
+        name = name + "_headers",
+        hdrs = native.glob(["*.h", "cpu/*.h"], allow_empty = True),
+        visibility = visibility,
+        deps = deps,
+    )
+
+    special = []
+    x86 = []
+    everywhere = []
+
+    simd = _sources("_simd")
+    special += simd
+    for isa, flags in _SIMD_COPIES.items():
+        if not simd:
+            break
+        part = "%s_simd_%s" % (name, isa)
+        cc_library(
+            name = part,
+            srcs = simd,
+            copts = KPT_COPTS + flags,
+            # Static dispatch: each copy is compiled for one instruction set and chosen by the
+            # variant table, never by Highway at run time.
+            local_defines = ["HWY_COMPILE_ONLY_STATIC", "KPT_SIMD_NS=" + isa],
+            linkstatic = True,
+            target_compatible_with = [] if isa == "baseline" else [_X86],
+            visibility = ["//visibility:private"],
+            deps = [name + "_headers", "@highway//:hwy"],
+        )
+        if isa == "baseline":
+            everywhere.append(part)
+        else:
+            x86.append(part)
+
+    for isa, flags in _ISA_FILES.items():
+        srcs = [f for f in _sources("_" + isa) if f not in special]
+        if not srcs:
+            continue
+        special += srcs
+        part = "%s_%s" % (name, isa)
+        cc_library(
+            name = part,
+            srcs = srcs,
+            copts = KPT_COPTS + flags,
+            linkstatic = True,
+            target_compatible_with = [_X86],
+            visibility = ["//visibility:private"],
+            deps = [name + "_headers"],
+        )
+        x86.append(part)
+
+    cc_library(
+        name = name,
+        srcs = [f for f in _sources() if f not in special],
+        copts = KPT_COPTS,
+        linkstatic = True,
+        local_defines = select({
+            _X86: ["KPT_HAVE_X86_VARIANTS=1"],
+            "//conditions:default": [],
+        }),
+        visibility = visibility,
+        deps = [name + "_headers"] + everywhere + select({
+            _X86: x86,
+            "//conditions:default": [],
+        }),
+    )
