@@ -1,6 +1,7 @@
 #include "bindings/base/tensor.h"
 
 #include <dlpack/dlpack.h>
+#include <nanobind/stl/string.h>
 
 #include <string>
 
@@ -168,6 +169,34 @@ MutableTensorView ViewOf(nb::handle object, const char* op, const char* arg, Lay
                             std::to_string(view.stride(-1)) + "; call .contiguous() first");
   }
   return view;
+}
+
+nb::object NewEmpty(nb::handle like, nb::handle shape, std::pair<int, int> dtype) {
+  PyTypeObject* tensor_type = Py_TYPE(like.ptr());
+  const DLPackExchangeAPI* api = ApiOf(tensor_type);
+  if (api == nullptr) throw nb::type_error("new_empty: this torch has no DLPack exchange API");
+  int64_t sizes[kMaxRank];
+  const nb::object fast = nb::steal(PySequence_Tuple(shape.ptr()));
+  if (!fast.is_valid()) throw nb::python_error();
+  const size_t rank = nb::len(fast);
+  if (rank > kMaxRank) throw nb::value_error("new_empty: too many dimensions");
+  for (size_t i = 0; i < rank; ++i) sizes[i] = nb::cast<int64_t>(fast[i]);
+  DLTensor prototype = {};
+  prototype.device = {kDLCPU, 0};
+  prototype.ndim = static_cast<int32_t>(rank);
+  prototype.dtype = {static_cast<uint8_t>(dtype.first), static_cast<uint8_t>(dtype.second), 1};
+  prototype.shape = sizes;
+  DLManagedTensorVersioned* managed = nullptr;
+  const auto set_error = [](void*, const char*, const char* message) {
+    PyErr_SetString(PyExc_MemoryError, message);
+  };
+  if (api->managed_tensor_allocator(&prototype, &managed, nullptr, set_error) != 0) {
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_MemoryError, "new_empty: allocation failed");
+    throw nb::python_error();
+  }
+  void* tensor = nullptr;
+  if (api->managed_tensor_to_py_object_no_sync(managed, &tensor) != 0) throw nb::python_error();
+  return nb::steal(static_cast<PyObject*>(tensor));
 }
 
 const char* BoundaryOf(nb::handle tensor_type) {

@@ -7,6 +7,8 @@
 
 #include <nanobind/nanobind.h>
 
+#include <utility>
+
 #include "kernels/base/tensor_view.h"
 
 namespace kpt::bindings {
@@ -20,6 +22,11 @@ enum class Layout {
 // storage, has a rank above kMaxRank or an unknown dtype, is misaligned for its dtype, or breaks
 // `layout`. Must be called with the GIL held; the view is valid while the tensor lives.
 MutableTensorView ViewOf(nanobind::handle object, const char* op, const char* arg, Layout layout);
+
+// A new tensor of `shape` (a sequence of ints) on the CPU from torch's own allocator, of the type of
+// `like`, which must have the exchange API; `dtype` is (DLPack code, bits).
+nanobind::object NewEmpty(nanobind::handle like, nanobind::handle shape,
+                          std::pair<int, int> dtype);
 
 // Which way tensors cross: "dlpack_c_exchange_api" or "python_attributes".
 const char* BoundaryOf(nanobind::handle tensor_type);

@@ -1,0 +1,42 @@
+"""KernelPyTorch: hand-tuned kernels behind ``torch.ops.kpt.*``, and a framework over them.
+
+Importing this registers the operators as soon as torch is imported (at once when it already is),
+and nothing else; everything below loads when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from kernel_pytorch._version import __version__
+
+if TYPE_CHECKING:
+    from kernel_pytorch.core.dispatch_log import counters, explain, reset_counters, strict
+
+__all__ = ["__version__", "counters", "explain", "reset_counters", "strict"]
+
+_LAZY = {
+    "counters": "kernel_pytorch.core.dispatch_log",
+    "explain": "kernel_pytorch.core.dispatch_log",
+    "reset_counters": "kernel_pytorch.core.dispatch_log",
+    "strict": "kernel_pytorch.core.dispatch_log",
+}
+
+
+@wrapt.when_imported("torch")
+def _register_operators(_torch: Any) -> None:
+    # The command line imports this package too and must start without the seconds torch takes.
+    importlib.import_module("kernel_pytorch.backends")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,153 @@
+"""The CPU backend: launchers over ``kernel_pytorch._native.cpu`` and control of its dispatch."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from kernel_pytorch._native import load
+from kernel_pytorch.backends.launcher import Backend, make_launcher, make_out_launcher
+from kernel_pytorch.core.errors import NativeUnavailableError
+from kernel_pytorch.ops import autograd
+from kernel_pytorch.ops.registry import SPECS, allocate
+from kernel_pytorch.ops.spec import Out
+
+__all__ = [
+    "VariantInfo",
+    "cpu_features",
+    "detected_isa",
+    "force_variant",
+    "isa",
+    "isa_limit",
+    "max_threads",
+    "register",
+    "variants",
+]
+
+_LIBRARY = torch.library.Library("kpt", "IMPL")
+
+
+class VariantInfo(NamedTuple):
+    """One native implementation of an operator."""
+
+    op: str
+    name: str
+    isa: str
+    """The lowest ISA level it runs on."""
+
+
+class _Cpu(Backend):
+    name = "cpu"
+
+    def __init__(self) -> None:
+        # torch's allocator through the native module, once that is loaded (a third of the cost).
+        self._new_empty: Callable[..., torch.Tensor] | None = None
+
+    @functools.cache  # noqa: B019  (one instance for the life of the process)
+    def find(self, op: str) -> Callable[..., str]:
+        try:
+            native = load("cpu")
+        except NativeUnavailableError as error:
+            reason = str(error)
+            warnings.warn(f"{op} runs its reference: {reason}", RuntimeWarning, stacklevel=2)
+
+            def unavailable(*_: Any) -> str:
+                raise NotImplementedError(reason)
+
+            return unavailable
+        if native.boundary(torch.Tensor) == "dlpack_c_exchange_api":
+            self._new_empty = native.new_empty
+        function: Callable[..., str] = getattr(native, op)
+        return function
+
+    def empty(self, out: Out, first: torch.Tensor) -> torch.Tensor:
+        code = _ALLOCATION_CODES.get(out.dtype)
+        if self._new_empty is None or code is None or out.like is not None:
+            return allocate(out, first.device)
+        return self._new_empty(first, out.shape, code)
+
+
+_ALLOCATION_CODES = {
+    # dtype -> (DLPack type code, bits)
+    torch.float32: (2, 32),
+    torch.float16: (2, 16),
+    torch.bfloat16: (4, 16),
+    torch.int8: (0, 8),
+    torch.uint8: (1, 8),
+}
+
+CPU = _Cpu()
+
+
+def register() -> None:
+    """Register the launcher of every operator that has native CPU kernels."""
+    for spec in SPECS.values():
+        if "cpu" not in spec.native_backends:
+            continue
+        launcher = make_launcher(spec, CPU)
+        _LIBRARY.impl(spec.name, launcher, "CPU")
+        autograd.fast_paths[spec.name] = launcher
+        if spec.out_overload:
+            _LIBRARY.impl(f"{spec.name}.out", make_out_launcher(spec, CPU), "CPU")
+
+
+def detected_isa() -> str:
+    """The highest ISA level of this CPU: baseline, avx2, avx512, avx512_bf16 or amx."""
+    name: str = load("cpu").detected_isa()
+    return name
+
+
+def isa() -> str:
+    """The ISA level in use: the detected one, lowered by ``KPT_ISA`` or :func:`isa_limit`."""
+    name: str = load("cpu").isa()
+    return name
+
+
+@contextlib.contextmanager
+def isa_limit(name: str) -> Iterator[None]:
+    """Within the block, use no kernel above ISA level ``name`` (process-wide, for tests).
+
+    Raises ValueError for an unknown level or one that this CPU lacks.
+    """
+    native = load("cpu")
+    before = native.isa()
+    native.set_isa_limit(name)
+    try:
+        yield
+    finally:
+        native.set_isa_limit(before)
+
+
+@contextlib.contextmanager
+def force_variant(op: str, name: str) -> Iterator[None]:
+    """Within the block, ``op`` runs only its variant ``name`` (process-wide, for tests); a call
+    that the variant does not serve runs the reference."""
+    native = load("cpu")
+    native.force_variant(op, name)
+    try:
+        yield
+    finally:
+        native.force_variant(op, None)
+
+
+def variants(op: str | None = None) -> list[VariantInfo]:
+    """The native variants of ``op`` (all operators when None), best first per operator."""
+    found = [VariantInfo(*v) for v in load("cpu").variants()]
+    return [v for v in found if op is None or v.op == op]
+
+
+def cpu_features() -> dict[str, Any]:
+    """Instruction-set flags (bool) and cache sizes (bytes) as the kernels see them."""
+    features: dict[str, Any] = load("cpu").cpu_features()
+    return features
+
+
+def max_threads() -> int:
+    """Threads a kernel would use now: torch's, or 1 in a forked child and in parallel regions."""
+    threads: int = load("cpu").max_threads()
+    return threads

@@ -1,0 +1,125 @@
+"""Launchers: from a spec and a native function to the implementation for one dispatch key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from kernel_pytorch.core.dispatch_log import DispatchRecord, record
+from kernel_pytorch.ops import signature
+from kernel_pytorch.ops.registry import allocate, check_out, run_reference
+from kernel_pytorch.ops.spec import OpSpec, Out
+from kernel_pytorch.ops.validate import bind, check, quick_condition
+
+__all__ = ["Backend", "make_launcher", "make_out_launcher"]
+
+Native = Callable[..., str]
+
+
+class Backend:
+    """How a backend's native functions are found, and how its outputs are allocated."""
+
+    name: str
+
+    def find(self, op: str) -> Native:
+        """The native function of ``op``, called once at its first use. It takes the outputs and
+        then all the schema's arguments in order, returns the name of the variant that ran, and
+        raises NotImplementedError when none serves the call."""
+        raise NotImplementedError
+
+    def empty(self, out: Out, first: torch.Tensor) -> torch.Tensor:
+        """An uninitialised output on the device of ``first``."""
+        return allocate(out, first.device)
+
+
+class _Notes(dict[str, DispatchRecord]):
+    """The record of each variant, made when it first runs."""
+
+    def __init__(self, op: str, backend: str) -> None:
+        self.op, self.backend = op, backend
+
+    def __missing__(self, variant: str) -> DispatchRecord:
+        entry = DispatchRecord(self.op, self.backend, "native", variant, "")
+        self[variant] = entry
+        return entry
+
+
+def make_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
+    """The implementation of ``spec`` on ``backend``: check, allocate, call, record."""
+    arguments = ", ".join(a.name for a in spec.arguments)
+    first = spec.tensor_arguments[0]
+    returns = len(torch._C.parse_schema(f"kpt::{spec.name}{spec.schema}").returns)
+    outs = ", ".join(f"out{i}" for i in range(returns))
+    inferred = f"infer({signature.by_name(spec)})"
+    allocated = (
+        f"empty({inferred}, {first})"
+        if returns == 1
+        else f"[empty(o, {first}) for o in {inferred}]"
+    )
+    source = (
+        f"def {spec.name}({signature.parameters(spec)}):\n"
+        f"    if not ({quick_condition(spec)}):\n"
+        f"        check({arguments})\n"
+        f"        if {first}.dtype not in D:\n"
+        f"            return fall_back(f'no native kernel for {{{first}.dtype}}', {arguments})\n"
+        + (f"    else: extra_check({signature.by_name(spec)})\n" if spec.check else "")
+        + f"    {outs} = {allocated}\n"
+        + f"    try:\n"
+        f"        record(notes[(native or find_native())({outs}, {arguments})])\n"
+        f"    except NotImplementedError as error:\n"
+        f"        return fall_back(str(error), {arguments})\n"
+        f"    return {outs}\n"
+    )
+
+    def find_native() -> Native:
+        namespace["native"] = native = backend.find(spec.name)
+        return native
+
+    def fall_back(reason: str, *args: Any) -> Any:
+        return run_reference(spec, backend.name, reason, args)
+
+    namespace: dict[str, Any] = {
+        **signature.defaults(spec),
+        **{f"C_{name}": frozenset(choices) for name, choices in spec.choices.items()},
+        **{str(d).removeprefix("torch."): d for d in _DTYPES},
+        "D": frozenset(spec.dtypes),
+        "check": lambda *args: check(spec, bind(spec, args, {})),
+        "empty": backend.empty,
+        "extra_check": spec.check,
+        "fall_back": fall_back,
+        "find_native": find_native,
+        "infer": spec.infer,
+        "native": None,
+        "notes": _Notes(spec.name, backend.name),
+        "record": record,
+    }
+    return signature.compiled(spec.name, source, namespace)
+
+
+_DTYPES = tuple(d for d in vars(torch).values() if isinstance(d, torch.dtype))
+
+
+def make_out_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
+    """The implementation of the ``out=`` overload of ``spec`` on ``backend``."""
+    notes = _Notes(spec.name, backend.name)
+    first = spec.tensor_arguments[0]
+
+    def launch_out(*args: Any, out: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        bound = bind(spec, args, kwargs)
+        check(spec, bound)
+        expected = spec.infer(**bound)
+        assert isinstance(expected, Out)
+        check_out(spec, expected, bound, out)
+        values = tuple(bound.values())
+        reason = f"no native kernel for {bound[first].dtype}"
+        if bound[first].dtype in spec.dtypes:
+            try:
+                record(notes[backend.find(spec.name)(out, *values)])
+                return out
+            except NotImplementedError as error:
+                reason = str(error)
+        return out.copy_(run_reference(spec, backend.name, reason, values))
+
+    return launch_out

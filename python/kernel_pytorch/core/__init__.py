@@ -1,0 +1,1 @@
+"""What everything else stands on: errors and the record of which implementation ran."""

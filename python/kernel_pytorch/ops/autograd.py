@@ -1,0 +1,157 @@
+"""Gradients of the operators, derived from their specs.
+
+An operator with a named backward calls it; any other gets the gradient of its reference,
+recomputed in the backward pass (exact, slower, and recorded as a fallback).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from kernel_pytorch.core.dispatch_log import DispatchRecord, record, refuse_if_strict
+from kernel_pytorch.ops import signature
+from kernel_pytorch.ops.spec import OpSpec
+
+__all__ = ["fast_paths", "kernel", "out_kernel"]
+
+fast_paths: dict[str, Callable[..., Any]] = {}
+"""CPU launchers by operator name, filled by ``backends``: when nothing needs a gradient and no
+mode or subclass wants to see the call, the autograd kernel calls the launcher directly. That saves
+a second trip through the dispatcher, a third of the cost of a small call."""
+
+_below_autograd = torch._C._AutoDispatchBelowAutograd
+
+
+def _needs_grad(values: Any) -> bool:
+    return any(isinstance(v, torch.Tensor) and v.requires_grad for v in values)
+
+
+def kernel(spec: OpSpec) -> Callable[..., Any]:
+    """The implementation for the ``Autograd`` keys, compiled from the spec's argument list."""
+    names = tuple(a.name for a in spec.arguments)
+    function = _function(spec, names)
+
+    def below(*args: Any, **kwargs: Any) -> Any:
+        with _below_autograd():
+            return getattr(torch.ops.kpt, spec.name).default(*args, **kwargs)
+
+    optional = {a.name for a in spec.arguments if str(a.type) == "Optional[Tensor]"}
+
+    def all_tensors(condition: str, join: str, when_absent: str) -> str:
+        terms = []
+        for t in spec.tensor_arguments:
+            term = condition.format(t=t)
+            terms.append(f"({t} is {when_absent}None {join} {term})" if t in optional else term)
+        return terms and f" {'or' if join == 'and' else 'and'} ".join(terms)
+
+    needs_grad = all_tensors("{t}.requires_grad", "and", "not ")
+    is_plain = all_tensors(
+        "(type({t}) is Tensor or type({t}) is Parameter) and {t}.is_cpu", "or", ""
+    )
+    source = (
+        f"def autograd_{spec.name}({signature.parameters(spec)}):\n"
+        f"    if ({needs_grad}) and is_grad_enabled():\n"
+        f"        return apply({', '.join(names)})\n"
+        f"    launch = fast_paths.get({spec.name!r})\n"
+        f"    if (launch is not None and {is_plain}\n"
+        f"            and modes() == 0 and not included(functionalize)):\n"
+        f"        return launch({signature.forwarded(spec)})\n"
+        f"    return below({signature.forwarded(spec)})\n"
+    )
+    namespace = {
+        **signature.defaults(spec),
+        "apply": function.apply,
+        "below": below,
+        "fast_paths": fast_paths,
+        "functionalize": torch._C.DispatchKey.Functionalize,
+        "included": torch._C._dispatch_tls_is_dispatch_key_included,
+        "is_grad_enabled": torch.is_grad_enabled,
+        "modes": torch._C._len_torch_dispatch_stack,
+        "Parameter": torch.nn.Parameter,
+        "Tensor": torch.Tensor,
+    }
+    return signature.compiled(f"autograd_{spec.name}", source, namespace)
+
+
+def out_kernel(spec: OpSpec) -> Callable[..., Any]:
+    """The ``Autograd`` implementation of the ``out=`` overload: refuses to lose a gradient."""
+
+    def autograd_out(*args: Any, out: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        if torch.is_grad_enabled() and (
+            _needs_grad(args) or _needs_grad(kwargs.values()) or out.requires_grad
+        ):
+            raise RuntimeError(
+                f"{spec.name}: out=... does not support automatic differentiation, but one of the "
+                f"arguments requires grad; use the overload without out, or torch.no_grad()"
+            )
+        with _below_autograd():
+            result: torch.Tensor = getattr(torch.ops.kpt, spec.name).out(*args, **kwargs, out=out)
+            return result
+
+    return autograd_out
+
+
+def _function(spec: OpSpec, names: tuple[str, ...]) -> type[torch.autograd.Function]:
+    kwarg_only = tuple(a.name for a in spec.arguments if a.kwarg_only)
+    positional = len(names) - len(kwarg_only)
+
+    class OpFunction(torch.autograd.Function):
+        @staticmethod
+        def forward(*values: Any) -> Any:
+            kwargs = dict(zip(kwarg_only, values[positional:]))
+            with _below_autograd():
+                return getattr(torch.ops.kpt, spec.name).default(*values[:positional], **kwargs)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            outputs = output if isinstance(output, tuple) else (output,)
+            if not spec.differentiable:
+                ctx.mark_non_differentiable(*outputs)
+            ctx.mark_non_differentiable(*(o for o in outputs if not o.is_floating_point()))
+            ctx.places = tuple(n for n, v in zip(names, inputs) if isinstance(v, torch.Tensor))
+            ctx.constants = {n: v for n, v in zip(names, inputs) if not isinstance(v, torch.Tensor)}
+            tensors = [v for v in inputs if isinstance(v, torch.Tensor)]
+            ctx.save_for_backward(*tensors, *outputs)
+            ctx.set_materialize_grads(True)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+            if not spec.differentiable:
+                return tuple(None for _ in names)
+            saved = ctx.saved_tensors
+            count = len(ctx.places)
+            bound = {**ctx.constants, **dict(zip(ctx.places, saved[:count]))}
+            outputs = saved[count:]
+            # A gradient may arrive expanded (stride 0), which kernels refuse.
+            grads = tuple(g.contiguous() for g in grads)
+            if spec.backward is not None:
+                assert spec.backward_call is not None
+                found = spec.backward_call(grads, bound, outputs)
+            else:
+                needed = {n for n, needs in zip(names, ctx.needs_input_grad) if needs}
+                found = _differentiate(spec, grads, bound, needed)
+            return tuple(found.get(n) for n in names)
+
+    OpFunction.__name__ = f"Kpt_{spec.name}"
+    return OpFunction
+
+
+def _differentiate(
+    spec: OpSpec, grads: tuple[torch.Tensor, ...], bound: dict[str, Any], needed: set[str]
+) -> dict[str, torch.Tensor]:
+    first = bound[spec.tensor_arguments[0]]
+    reason = "no backward kernel is named; the reference is differentiated"
+    refuse_if_strict(f"{spec.name} (backward)", first.device.type, reason)
+    with torch.enable_grad():
+        leaves = {n: bound[n].detach().requires_grad_() for n in needed}
+        result = spec.reference(**{**bound, **leaves})
+        outputs = result if isinstance(result, tuple) else (result,)
+        pairs = [(o, g.to(o.dtype)) for o, g in zip(outputs, grads) if o.requires_grad]
+        found = torch.autograd.grad(
+            [o for o, _ in pairs], list(leaves.values()), [g for _, g in pairs], allow_unused=True
+        )
+    record(DispatchRecord(f"{spec.name} (backward)", first.device.type, "reference", "", reason))
+    return {n: g.to(bound[n].dtype) for n, g in zip(leaves, found) if g is not None}
