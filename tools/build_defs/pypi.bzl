@@ -28,26 +28,28 @@ def _find_python(rctx):
     # Resolve shims (pyenv) and links to the real interpreter.
     return _run(rctx, [path, "-c", "import sys; print(sys.executable)"]).strip()
 
-def _install(rctx, lock, extra = []):
-    python = _find_python(rctx)
+_INSTALL = [
+    "install",
+    "--quiet",
+    "--no-deps",
+    "--only-binary=:all:",
+    "--no-compile",
+    "--target",
+    "site-packages",
+]
+
+def _check_pip(rctx, python):
     if rctx.execute([python, "-m", "pip", "--version"]).return_code:
         fail(_NO_PIP + python)
-    rctx.report_progress("pip install -r %s" % lock.name)
-    _run(rctx, [python] + _PIP + [
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-compile",
-        "--require-hashes",
-        "--target",
-        "site-packages",
-        "--requirement",
-        str(rctx.path(lock)),
-    ] + extra)
+
+def _install(rctx, lock):
+    python = _find_python(rctx)
+    _check_pip(rctx, python)
+    rctx.report_progress("pip install -r %s" % lock.basename)
+    _run(rctx, [python] + _PIP + _INSTALL + ["--require-hashes", "--requirement", str(lock)])
 
 def _unpack_impl(rctx):
-    _install(rctx, rctx.attr.lock)
+    _install(rctx, rctx.path(rctx.attr.lock))
     rctx.file("BUILD.bazel", rctx.read(rctx.attr.build_file))
 
 unpack = repository_rule(
@@ -60,8 +62,24 @@ unpack = repository_rule(
     environ = _ENV,
 )
 
+# Two builds of the same torch are locked. Asked with hashes, pip prefers the files whose hash the
+# index shows, so a CPU-only build in a local wheel folder would lose to the index's CUDA build (4
+# GB more). So pip first says freely what it would take, and the hash is checked here.
+_CHECK = """\
+import hashlib, pathlib, re, sys
+lock = pathlib.Path(sys.argv[1]).read_text()
+entry = re.search(r"^torch==.*?(?=^\\S|\\Z)", lock, re.M | re.S).group()
+pathlib.Path("rest.lock").write_text(lock.replace(entry, ""))
+wheel = next(pathlib.Path("wheel").glob("torch-*.whl"))
+digest = hashlib.sha256()
+with wheel.open("rb") as file:
+    while block := file.read(1 << 20):
+        digest.update(block)
+sys.stdout.write(str(wheel) if digest.hexdigest() in entry else "")
+"""
+
 # A CPU build of torch imports without the CUDA packages; the package index's default build for
-# x86-64 Linux does not. Which of the two pip found shows only in what it installed.
+# x86-64 Linux does not. Which of the two it is shows in its metadata.
 _NEEDS_CUDA = """\
 import pathlib, re, sys
 metadata = next(pathlib.Path("site-packages").glob("torch-*.dist-info/METADATA")).read_text()
@@ -70,9 +88,33 @@ sys.stdout.write("yes" if needs else "no")
 """
 
 def _torch_impl(rctx):
-    _install(rctx, rctx.attr.lock)
-    if _run(rctx, [_find_python(rctx), "-c", _NEEDS_CUDA]) == "yes":
-        _install(rctx, rctx.attr.cuda_lock)
+    python = _find_python(rctx)
+    requirement = [
+        line.split(" ")[0]
+        for line in rctx.read(rctx.attr.lock).split("\n")
+        if line.startswith("torch==")
+    ][0]
+    _check_pip(rctx, python)
+    rctx.report_progress("pip download " + requirement)
+    _run(rctx, [python] + _PIP + [
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        "wheel",
+        requirement,
+    ])
+    wheel = _run(rctx, [python, "-c", _CHECK, str(rctx.path(rctx.attr.lock))])
+    if wheel:
+        _run(rctx, [python] + _PIP + _INSTALL + [wheel])
+        _install(rctx, rctx.path("rest.lock"))
+    else:
+        # Some other build of this version: have pip look for one that is locked.
+        _install(rctx, rctx.path(rctx.attr.lock))
+    rctx.delete("wheel")
+    if _run(rctx, [python, "-c", _NEEDS_CUDA]) == "yes":
+        _install(rctx, rctx.path(rctx.attr.cuda_lock))
     rctx.file("BUILD.bazel", rctx.read(rctx.attr.build_file))
 
 torch = repository_rule(
