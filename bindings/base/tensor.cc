@@ -92,7 +92,15 @@ bool FromName(const std::string& name, DType* out) {
 void FillFromDlpack(const DLPackExchangeAPI* api, nb::handle object, const char* op,
                     const char* arg, MutableTensorView* view) {
   DLTensor t;
-  if (api->dltensor_from_py_object_no_sync(object.ptr(), &t) != 0) throw nb::python_error();
+  if (api->dltensor_from_py_object_no_sync(object.ptr(), &t) != 0) {
+    // Sparse, meta, fake and wrapper tensors. torch's message carries a C++ stack: keep one line.
+    const nb::python_error error;
+    const std::string message = error.what();
+    const size_t begin = message.find(": ");
+    const size_t start = begin == std::string::npos ? 0 : begin + 2;
+    RaiseType(op, arg, "must be a dense CPU tensor with storage: " +
+                           message.substr(start, message.find('\n', start) - start));
+  }
   if (t.device.device_type != kDLCPU) {
     RaiseType(op, arg, "must be on the CPU, got DLPack device type " +
                            std::to_string(static_cast<int>(t.device.device_type)));

@@ -67,7 +67,7 @@ class _Cpu(Backend):
 
     def empty(self, out: Out, first: torch.Tensor) -> torch.Tensor:
         code = _ALLOCATION_CODES.get(out.dtype)
-        if self._new_empty is None or code is None or out.like is not None:
+        if self._new_empty is None or code is None or out.like is not None or len(out.shape) > 8:
             return allocate(out, first.device)
         return self._new_empty(first, out.shape, code)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._functorch.autograd_function import enable_single_level_autograd_function
 
 from kernel_pytorch.core.dispatch_log import DispatchRecord, record, refuse_if_strict
 from kernel_pytorch.ops import signature
@@ -38,6 +39,14 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
         with _below_autograd():
             return getattr(torch.ops.kpt, spec.name).default(*args, **kwargs)
 
+    def apply(*values: Any) -> Any:
+        # Under torch.func transforms this kernel already runs at the level being differentiated,
+        # as PyTorch's own autograd kernels do: only the single-level apply is right there.
+        if torch._C._are_functorch_transforms_active():
+            with enable_single_level_autograd_function():
+                return super(torch.autograd.Function, function).apply(*values)
+        return function.apply(*values)
+
     optional = {a.name for a in spec.arguments if str(a.type) == "Optional[Tensor]"}
 
     def all_tensors(condition: str, join: str, when_absent: str) -> str:
@@ -53,31 +62,36 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
     )
     source = (
         f"def autograd_{spec.name}({signature.parameters(spec)}):\n"
-        f"    if ({needs_grad}) and is_grad_enabled():\n"
+        f"    if ({needs_grad}) and is_grad_enabled() or forward_ad._current_level >= 0:\n"
         f"        return apply({', '.join(names)})\n"
         f"    launch = fast_paths.get({spec.name!r})\n"
         f"    if (launch is not None and {is_plain}\n"
-        f"            and modes() == 0 and not included(functionalize)):\n"
+        f"            and modes() == 0 and not included(functionalize) and not transforms()):\n"
         f"        return launch({signature.forwarded(spec)})\n"
         f"    return below({signature.forwarded(spec)})\n"
     )
     namespace = {
         **signature.defaults(spec),
-        "apply": function.apply,
+        "apply": apply,
         "below": below,
         "fast_paths": fast_paths,
+        # Forward mode: the function raises that it has no jvp, rather than drop a tangent.
+        "forward_ad": torch.autograd.forward_ad,
         "functionalize": torch._C.DispatchKey.Functionalize,
         "included": torch._C._dispatch_tls_is_dispatch_key_included,
         "is_grad_enabled": torch.is_grad_enabled,
         "modes": torch._C._len_torch_dispatch_stack,
         "Parameter": torch.nn.Parameter,
         "Tensor": torch.Tensor,
+        "transforms": torch._C._are_functorch_transforms_active,
     }
     return signature.compiled(f"autograd_{spec.name}", source, namespace)
 
 
 def out_kernel(spec: OpSpec) -> Callable[..., Any]:
-    """The ``Autograd`` implementation of the ``out=`` overload: refuses to lose a gradient."""
+    """The ``Autograd`` implementation of the ``out=`` overload: refuses to lose a gradient, and
+    shows tracers (torch.compile, export) the functional operator and a copy, since operators whose
+    outputs alias an argument cannot be functionalized."""
 
     def autograd_out(*args: Any, out: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         if torch.is_grad_enabled() and (
@@ -87,6 +101,8 @@ def out_kernel(spec: OpSpec) -> Callable[..., Any]:
                 f"{spec.name}: out=... does not support automatic differentiation, but one of the "
                 f"arguments requires grad; use the overload without out, or torch.no_grad()"
             )
+        if torch._C._len_torch_dispatch_stack() > 0:
+            return out.copy_(getattr(torch.ops.kpt, spec.name).default(*args, **kwargs))
         with _below_autograd():
             result: torch.Tensor = getattr(torch.ops.kpt, spec.name).out(*args, **kwargs, out=out)
             return result
@@ -131,7 +147,7 @@ def _function(spec: OpSpec, names: tuple[str, ...]) -> type[torch.autograd.Funct
                 assert spec.backward_call is not None
                 found = spec.backward_call(grads, bound, outputs)
             else:
-                needed = {n for n, needs in zip(names, ctx.needs_input_grad) if needs}
+                needed = [n for n, needs in zip(names, ctx.needs_input_grad) if needs]
                 found = _differentiate(spec, grads, bound, needed)
             return tuple(found.get(n) for n in names)
 
@@ -140,18 +156,28 @@ def _function(spec: OpSpec, names: tuple[str, ...]) -> type[torch.autograd.Funct
 
 
 def _differentiate(
-    spec: OpSpec, grads: tuple[torch.Tensor, ...], bound: dict[str, Any], needed: set[str]
+    spec: OpSpec, grads: tuple[torch.Tensor, ...], bound: dict[str, Any], needed: list[str]
 ) -> dict[str, torch.Tensor]:
     first = bound[spec.tensor_arguments[0]]
     reason = "no backward kernel is named; the reference is differentiated"
     refuse_if_strict(f"{spec.name} (backward)", first.device.type, reason)
-    with torch.enable_grad():
-        leaves = {n: bound[n].detach().requires_grad_() for n in needed}
-        result = spec.reference(**{**bound, **leaves})
+
+    def run(*leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        result = spec.reference(**{**bound, **dict(zip(needed, leaves))})
         outputs = result if isinstance(result, tuple) else (result,)
-        pairs = [(o, g.to(o.dtype)) for o, g in zip(outputs, grads) if o.requires_grad]
-        found = torch.autograd.grad(
-            [o for o, _ in pairs], list(leaves.values()), [g for _, g in pairs], allow_unused=True
-        )
+        return tuple(o for o in outputs if o.is_floating_point())
+
+    detached = [bound[n].detach() for n in needed]
+    wanted = [g for g in grads if g.is_floating_point()]
+    if torch._C._are_functorch_transforms_active():
+        outputs, pull_back = torch.func.vjp(run, *detached)
+        found = pull_back(tuple(g.to(o.dtype) for o, g in zip(outputs, wanted)))
+    else:
+        with torch.enable_grad():
+            leaves = [t.requires_grad_() for t in detached]
+            pairs = [(o, g.to(o.dtype)) for o, g in zip(run(*leaves), wanted) if o.requires_grad]
+            found = torch.autograd.grad(
+                [o for o, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True
+            )
     record(DispatchRecord(f"{spec.name} (backward)", first.device.type, "reference", "", reason))
-    return {n: g.to(bound[n].dtype) for n, g in zip(leaves, found) if g is not None}
+    return {n: g.to(bound[n].dtype) for n, g in zip(needed, found) if g is not None}

@@ -36,9 +36,11 @@ def allocate(out: Out, device: torch.device) -> torch.Tensor:
     return torch.empty(out.shape, dtype=out.dtype, device=device)
 
 
-def check_out(spec: OpSpec, expected: Out, bound: dict[str, Any], out: torch.Tensor) -> None:
+def check_out(
+    spec: OpSpec, expected: Out, bound: dict[str, Any], out: torch.Tensor, has_storage: bool = True
+) -> None:
     """Refuse an ``out=`` tensor of another shape, dtype or device, or one that partly overlaps an
-    input (being the input exactly is fine: the operators with ``out=`` work row by row)."""
+    input (being the first input exactly is fine: operators with ``out=`` work row by row)."""
     op = spec.name
     first = bound[spec.tensor_arguments[0]]
     if tuple(out.shape) != tuple(expected.shape):
@@ -49,11 +51,13 @@ def check_out(spec: OpSpec, expected: Out, bound: dict[str, Any], out: torch.Ten
         raise TypeError(f"{op}: argument 'out' must have dtype {expected.dtype}, got {out.dtype}")
     if out.device != first.device:
         raise ValueError(f"{op}: argument 'out' must be on {first.device}, got {out.device}")
+    if not has_storage:
+        return
     if torch._debug_has_internal_overlap(out) == 1:
         raise ValueError(f"{op}: argument 'out' must not overlap itself; it has a stride of 0")
     for name in spec.tensor_arguments:
         t = bound[name]
-        if t is None or t.numel() == 0 or out.numel() == 0 or t.device.type == "meta":
+        if t is None or t.numel() == 0 or out.numel() == 0:
             continue
         same = (
             t.data_ptr() == out.data_ptr() and t.shape == out.shape and t.stride() == out.stride()
@@ -127,13 +131,23 @@ def _composite_out(spec: OpSpec) -> Callable[..., Any]:
         expected = spec.infer(**bound)
         assert isinstance(expected, Out)
         check_out(spec, expected, bound, out)
-        if out.device.type == "meta":
-            return out
         device = out.device.type
         reason = f"no native kernel for device type {device}"
         return out.copy_(run_reference(spec, device, reason, tuple(bound.values())))
 
     return composite_out
+
+
+def _fake_out(spec: OpSpec) -> Callable[..., Any]:
+    def fake_out(*args: Any, out: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        bound = bind(spec, args, kwargs)
+        check(spec, bound)
+        expected = spec.infer(**bound)
+        assert isinstance(expected, Out)
+        check_out(spec, expected, bound, out, has_storage=False)
+        return out
+
+    return fake_out
 
 
 def _autocast(spec: OpSpec, device_type: str) -> Callable[..., Any]:
@@ -178,6 +192,6 @@ def register(spec: OpSpec) -> OpSpec:
         _LIBRARY.define(f"{name}.out{arguments},{keyword_only} Tensor(a!) out) -> Tensor(a!)")
         _LIBRARY.impl(f"{name}.out", _composite_out(spec), "CompositeExplicitAutograd")
         _LIBRARY.impl(f"{name}.out", autograd.out_kernel(spec), "Autograd")
-        torch.library.register_fake(f"kpt::{name}.out", _composite_out(spec), lib=_LIBRARY)
+        torch.library.register_fake(f"kpt::{name}.out", _fake_out(spec), lib=_LIBRARY)
     SPECS[name] = spec
     return spec
