@@ -14,6 +14,7 @@ and *_simd.cc is compiled once, as baseline; KPT_HAVE_X86_VARIANTS tells plain c
 """
 
 load("@rules_cc//cc:defs.bzl", "cc_library")
+load("//tools/lint:sources.bzl", "lint_sources")
 
 KPT_COPTS = [
     "-O3",
@@ -79,6 +80,7 @@ def kpt_kernel_library(name, deps = [], visibility = None):
         "//bindings:__subpackages__",
         "//tests:__subpackages__",
     ]
+    lint_sources()
     if native.package_name() != "kernels/base":
         deps = deps + ["//kernels/base"]
 

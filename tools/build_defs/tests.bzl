@@ -2,6 +2,7 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_test")
 load("@rules_python//python:defs.bzl", "py_test")
+load("//tools/lint:sources.bzl", "lint_sources")
 
 _FAMILIES = ["activation", "attention", "gemm", "norm"]
 
@@ -21,20 +22,21 @@ def kpt_cc_test(name, srcs, deps = [], copts = [], **kwargs):
 
 def kpt_cc_tests(size = "medium", exclude = [], **kwargs):
     """One kpt_cc_test per *_test.cc of this package; its *.h are shared."""
+    lint_sources()
     helpers = native.glob(["**/*.h"], allow_empty = True)
     for src in native.glob(["**/*_test.cc"], allow_empty = True, exclude = exclude):
         kpt_cc_test(name = src[:-len(".cc")], srcs = [src] + helpers, size = size, **kwargs)
 
-def kpt_py_test(name, srcs, deps = [], args = [], lint = False, model = False, **kwargs):
-    """A pytest over `srcs` with the package, torch and all test packages importable.
+def kpt_py_test(name, srcs, deps = [], args = [], package = True, packages = [], **kwargs):
+    """A pytest over `srcs`.
 
     Args:
       name: the target's name.
-      srcs: test files, all given to pytest; a helper module belongs into `deps`.
+      srcs: test files, all given to pytest; a helper module belongs into `data`.
       deps: further libraries.
       args: further pytest arguments.
-      lint: also give ruff, mypy and clang-format.
-      model: also give the demo's weights.
+      package: make kernel_pytorch and torch importable (else pytest and its like alone).
+      packages: further package repositories: "lint_packages", "minilm".
       **kwargs: of py_test.
     """
     py_test(
@@ -42,17 +44,16 @@ def kpt_py_test(name, srcs, deps = [], args = [], lint = False, model = False, *
         srcs = srcs + ["//tools/build_defs:pytest_main.py"],
         main = "//tools/build_defs:pytest_main.py",
         args = args + ["$(rootpath %s)" % s for s in srcs],
-        deps = deps + [
+        deps = deps + ["@python_packages//:packages"] + ([
             "//python:kernel_pytorch",
-            "@python_packages//:packages",
             "@torch//:packages",
-        ] + (["@lint_packages//:packages"] if lint else []) +
-               (["@minilm//:packages"] if model else []),
+        ] if package else []) + ["@%s//:packages" % p for p in packages],
         **kwargs
     )
 
 def kpt_py_tests(size = "medium", exclude = [], deps = [], **kwargs):
     """One kpt_py_test per test_*.py of this package; conftest.py and other modules are shared."""
+    lint_sources()
     helpers = native.glob(["**/*.py"], allow_empty = True, exclude = ["**/test_*.py"])
     for src in native.glob(["**/test_*.py"], allow_empty = True, exclude = exclude):
         kpt_py_test(
