@@ -165,6 +165,8 @@ class OpSpec:
     tolerance: Tolerance = Tolerance()
     build_inputs: Builder | None = None
     """Makes (args, kwargs) for a case; default: normal tensors of the declared dims."""
+    free_sizes: tuple[str, ...] = ()
+    """Sizes that may take any value from 0 on; the fuzzer redraws them."""
     row_dims: int | None = 1
     """For the batch-independence test: how many trailing dims of the first tensor form one
     independent row (results for a row must not depend on the others); None: not tested so."""

@@ -1,0 +1,242 @@
+"""What the contract tests share: inputs of a case, the error criterion, sentinels, reproduction.
+
+Every test here is derived from the operators' declarations; an operator that is declared is
+tested, whatever it computes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+import kernel_pytorch
+from kernel_pytorch.backends import cpu
+from kernel_pytorch.ops import SPECS
+from kernel_pytorch.ops.spec import Case, OpSpec
+
+ISA_LEVELS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
+POOLED_ELEMENTS = 1024
+SENTINEL_BYTE = 0xA5
+
+
+def specs() -> list[OpSpec]:
+    """The declared operators, by name."""
+    return [SPECS[name] for name in sorted(SPECS)]
+
+
+def isa_levels() -> list[str]:
+    """The levels that this CPU has, lowest first."""
+    return list(ISA_LEVELS[: ISA_LEVELS.index(cpu.detected_isa()) + 1])
+
+
+def op_of(spec: OpSpec) -> Callable[..., Any]:
+    return getattr(torch.ops.kpt, spec.name)
+
+
+def short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def seed_of(spec: OpSpec, case: Case, dtype: torch.dtype, repeat: int = 0) -> int:
+    """A seed that is the same in every process."""
+    return zlib.crc32(f"{spec.name}/{case}/{dtype}/{repeat}".encode())
+
+
+def inputs(
+    spec: OpSpec, case: Case, dtype: torch.dtype, repeat: int = 0
+) -> tuple[list[Any], dict[str, Any]]:
+    generator = torch.Generator().manual_seed(seed_of(spec, case, dtype, repeat))
+    return spec.build(case, dtype, generator)
+
+
+def reproduction(spec: OpSpec, case: Case, dtype: torch.dtype, level: str, repeat: int) -> str:
+    """One line that makes the failing call again."""
+    return (
+        f'reproduce: KPT_ISA={level} python -c "import torch, kernel_pytorch; '
+        f"from kernel_pytorch.ops import SPECS; from kernel_pytorch.ops.spec import Case; "
+        f"s = SPECS['{spec.name}']; a, k = s.build({case!r}, {dtype}, "
+        f"torch.Generator().manual_seed({seed_of(spec, case, dtype, repeat)})); "
+        f'print(torch.ops.kpt.{spec.name}(*a, **k))"'
+    )
+
+
+def map_tensors(function: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(function, v) for v in value)
+    if isinstance(value, dict):
+        return {k: map_tensors(function, v) for k, v in value.items()}
+    return value
+
+
+def widened(value: Any) -> Any:
+    """The same inputs in float64, where they are floating point."""
+    return map_tensors(
+        lambda t: t.double() if t.dtype.is_floating_point and t.dtype.itemsize > 1 else t, value
+    )
+
+
+def outputs_of(result: Any) -> tuple[torch.Tensor, ...]:
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+def bits(t: torch.Tensor) -> torch.Tensor:
+    """The tensor's bit patterns, so that NaN compares equal to itself."""
+    t = t.contiguous()
+    views = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return t.view(views[t.element_size()])
+
+
+def assert_bitwise_equal(a: Any, b: Any, what: str) -> None:
+    for i, (x, y) in enumerate(zip(outputs_of(a), outputs_of(b), strict=True)):
+        if not torch.equal(bits(x), bits(y)):
+            differ = (bits(x) != bits(y)).sum().item()
+            raise AssertionError(f"{what}: output {i} differs in {differ} of {x.numel()} elements")
+
+
+@dataclasses.dataclass
+class Errors:
+    """Errors of one output against float64, pooled over repeats so that ratios mean something."""
+
+    squares: float = 0.0
+    largest: float = 0.0
+    count: int = 0
+
+    def add(self, got: torch.Tensor, exact: torch.Tensor) -> None:
+        finite = torch.isfinite(exact) & torch.isfinite(got.double())
+        error = (got.double() - exact)[finite].abs()
+        if error.numel() > 0:
+            self.squares += float((error**2).sum())
+            self.largest = max(self.largest, float(error.max()))
+            self.count += error.numel()
+
+    @property
+    def rms(self) -> float:
+        return (self.squares / max(1, self.count)) ** 0.5
+
+
+def check_accuracy(spec: OpSpec, case: Case, dtype: torch.dtype, level: str) -> None:
+    """The operator's root-mean-square error against float64 is at most ``vs_eager`` times that of
+    eager PyTorch in the same dtype (plus ``floor_ulp`` half units in the last place, the error of
+    rounding once); no single error is more than twice as far out; non-finite values fall on the
+    same places."""
+    kpt: dict[int, Errors] = {}
+    eager: dict[int, Errors] = {}
+    scale: dict[int, float] = {}
+    repeat = 0
+    while True:
+        args, kwargs = inputs(spec, case, dtype, repeat)
+        got = outputs_of(op_of(spec)(*args, **kwargs))
+        want = outputs_of(spec.reference(*widened(args), **widened(kwargs)))
+        baseline = outputs_of(spec.eager(*args, **kwargs))
+        where = f"{spec.name} {case} {short(dtype)} {level}"
+        line = reproduction(spec, case, dtype, level, repeat)
+        for i, (g, w, b) in enumerate(zip(got, want, baseline, strict=True)):
+            assert g.shape == w.shape, f"{where}: output {i} shape {g.shape} != {w.shape}\n{line}"
+            if not g.dtype.is_floating_point:
+                assert torch.equal(g, w.to(g.dtype)), f"{where}: output {i} differs\n{line}"
+                continue
+            exact = w.double()
+            in_range = exact.abs() <= torch.finfo(g.dtype).max
+            nan_places = torch.isnan(g) == torch.isnan(exact)
+            assert bool(nan_places.all()), f"{where}: output {i} has NaN elsewhere\n{line}"
+            inf_places = torch.isinf(g) == (torch.isinf(exact) | torch.isinf(b))
+            assert bool((inf_places | ~in_range).all()), f"{where}: output {i} infinities\n{line}"
+            kpt.setdefault(i, Errors()).add(g, exact)
+            eager.setdefault(i, Errors()).add(b, exact)
+            finite = exact[torch.isfinite(exact)]
+            if finite.numel() > 0:
+                scale[i] = max(scale.get(i, 0.0), float(finite.abs().max()))
+        repeat += 1
+        pooled = sum(e.count for e in kpt.values())
+        if repeat >= 6 or pooled >= POOLED_ELEMENTS or pooled == 0:
+            break
+    for i, errors in kpt.items():
+        half_ulp = 0.5 * torch.finfo(got[i].dtype).eps * scale.get(i, 0.0)
+        floor = spec.tolerance.floor_ulp * half_ulp
+        factor = spec.tolerance.vs_eager
+        assert errors.rms <= factor * eager[i].rms + floor, (
+            f"{where}: output {i} rms error {errors.rms:.3e} > {factor} x eager's "
+            f"{eager[i].rms:.3e} + {floor:.1e}\n{line}"
+        )
+        assert errors.largest <= 2 * factor * eager[i].largest + 2 * floor, (
+            f"{where}: output {i} largest error {errors.largest:.3e}, eager's "
+            f"{eager[i].largest:.3e}\n{line}"
+        )
+
+
+def native_function(name: str) -> Callable[..., str]:
+    from kernel_pytorch._native import load
+
+    function: Callable[..., str] = getattr(load("cpu"), name)
+    return function
+
+
+def ran_native(calls: kernel_pytorch.core.dispatch_log.Explanation, name: str) -> bool:
+    return any(c.op == name and c.implementation == "native" for c in calls)
+
+
+def bound_values(spec: OpSpec, args: list[Any], kwargs: dict[str, Any]) -> list[Any]:
+    from kernel_pytorch.ops.validate import bind
+
+    return list(bind(spec, tuple(args), kwargs).values())
+
+
+class Guarded:
+    """A tensor inside a larger buffer of sentinel bytes: offset by one element, rows apart."""
+
+    def __init__(self, shape: torch.Size, dtype: torch.dtype, row_gap: int = 3) -> None:
+        size = dtype.itemsize
+        last = shape[-1] if len(shape) else 1
+        rows = 1
+        for n in shape[:-1]:
+            rows *= n
+        stride = last + row_gap
+        self._buffer = torch.full(((rows * stride + 8) * size,), SENTINEL_BYTE, dtype=torch.uint8)
+        strides = []
+        step = stride
+        for n in reversed(shape[:-1]):
+            strides.append(step)
+            step *= max(n, 1)
+        strides = [*reversed(strides), 1] if len(shape) else []
+        self.tensor = self._buffer.view(dtype).as_strided(tuple(shape), tuple(strides), 1)
+
+    def assert_untouched_outside(self, what: str) -> None:
+        mask = torch.ones_like(self._buffer, dtype=torch.bool)
+        size = self.tensor.element_size()
+        inside = mask.view(-1, size)
+        inside.as_strided(
+            (*self.tensor.shape, size), (*(s * size for s in self.tensor.stride()), 1), size
+        ).fill_(False)
+        assert bool((self._buffer[mask] == SENTINEL_BYTE).all()), f"{what}: wrote outside"
+
+
+def strided_views(t: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """The same values under other memory layouts with a dense last dimension."""
+    if t.dim() >= 1:
+        guarded = Guarded(t.shape, t.dtype)
+        guarded.tensor.copy_(t)
+        yield "rows apart, offset by one element", guarded.tensor
+    if t.dim() >= 3:
+        yield "leading dims transposed", t.transpose(0, -2).contiguous().transpose(0, -2)
+    if t.dim() >= 2 and t.shape[0] > 1:
+        yield "first dim expanded", t[:1].expand(t.shape)
+
+
+@functools.cache
+def served_cases(spec: OpSpec) -> tuple[Case, ...]:
+    """The cases with data in them."""
+    return tuple(c for c in spec.cases if 0 not in c.lead and 0 not in c.sizes.values())
+
+
+def small_cases(spec: OpSpec, count: int = 12) -> list[Case]:
+    """A spread of cases that keeps every option's values in sight."""
+    found = served_cases(spec)
+    step = max(1, len(found) // count)
+    return list(found[::step])

@@ -1,0 +1,181 @@
+"""How the operators live in PyTorch: opcheck, compile, export, autograd, func, autocast, meta."""
+
+import pytest
+import torch
+
+import kernel_pytorch
+from kernel_pytorch.core.errors import StrictModeError
+from tests.contract import harness
+
+SPECS = harness.specs()
+IDS = [s.name for s in SPECS]
+DIFFERENTIABLE = [s for s in SPECS if s.differentiable]
+
+
+def _mid_case(spec):
+    found = [c for c in harness.served_cases(spec) if len(c.lead) <= 2] or harness.served_cases(
+        spec
+    )
+    return found[len(found) // 2]
+
+
+def _diff_inputs(spec, dtype, case=None):
+    args, kwargs = harness.inputs(spec, case or _mid_case(spec), dtype)
+    args = [
+        a.clone().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a
+        for a in args
+    ]
+    return args, kwargs
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_opcheck(spec):
+    for case in harness.small_cases(spec, 3):
+        args, kwargs = harness.inputs(spec, case, torch.float32)
+        torch.library.opcheck(harness.op_of(spec).default, tuple(args), kwargs)
+
+
+@pytest.mark.parametrize("spec", DIFFERENTIABLE, ids=[s.name for s in DIFFERENTIABLE])
+def test_opcheck_with_gradients(spec):
+    args, kwargs = _diff_inputs(spec, torch.float32)
+    torch.library.opcheck(harness.op_of(spec).default, tuple(args), kwargs)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_compile_fullgraph(spec):
+    for dtype in spec.dtypes[:1] + spec.dtypes[-1:]:
+        args, kwargs = harness.inputs(spec, _mid_case(spec), dtype)
+
+        def function(*a, spec=spec, kwargs=kwargs):
+            return harness.op_of(spec)(*a, **kwargs)
+
+        torch._dynamo.reset()
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        harness.assert_bitwise_equal(compiled(*args), function(*args), spec.name)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_export(spec):
+    args, kwargs = harness.inputs(spec, _mid_case(spec), torch.float32)
+    tensors = [a for a in args if isinstance(a, torch.Tensor)]
+
+    class Module(torch.nn.Module):
+        def forward(self, *given):
+            rest = iter(given)
+            full = [next(rest) if isinstance(a, torch.Tensor) else a for a in args]
+            return harness.op_of(spec)(*full, **kwargs)
+
+    program = torch.export.export(Module(), tuple(tensors))
+    assert f"kpt.{spec.name}.default" in str(program.graph)
+    harness.assert_bitwise_equal(
+        program.module()(*tensors), harness.op_of(spec)(*args, **kwargs), spec.name
+    )
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_meta_and_fake_shapes(spec):
+    from torch._subclasses import FakeTensorMode
+
+    for case in spec.cases[:: max(1, len(spec.cases) // 20)]:
+        args, kwargs = harness.inputs(spec, case, torch.float32)
+        real = harness.outputs_of(harness.op_of(spec)(*args, **kwargs))
+        metas = harness.map_tensors(lambda t: t.to("meta"), [args, kwargs])
+        meta = harness.outputs_of(harness.op_of(spec)(*metas[0], **metas[1]))
+        with FakeTensorMode() as mode:
+            fakes = harness.map_tensors(mode.from_tensor, [args, kwargs])
+            fake = harness.outputs_of(harness.op_of(spec)(*fakes[0], **fakes[1]))
+        for r, m, f in zip(real, meta, fake, strict=True):
+            assert r.shape == m.shape == f.shape
+            assert r.dtype == m.dtype == f.dtype
+            assert r.stride() == f.stride()
+            assert m.device.type == "meta"
+
+
+@pytest.mark.parametrize("spec", DIFFERENTIABLE, ids=[s.name for s in DIFFERENTIABLE])
+def test_gradcheck(spec):
+    """Gradients in float64 against finite differences (small sizes)."""
+    case = min(
+        harness.served_cases(spec),
+        key=lambda c: (
+            sum(c.lead) + sum(c.sizes.values()) < 4,
+            sum(c.lead) + sum(c.sizes.values()),
+        ),
+    )
+    args, kwargs = _diff_inputs(spec, torch.float64, case)
+    differentiable = [
+        i for i, a in enumerate(args) if isinstance(a, torch.Tensor) and a.requires_grad
+    ]
+
+    def function(*tensors):
+        full = list(args)
+        for place, t in zip(differentiable, tensors, strict=True):
+            full[place] = t
+        outs = harness.outputs_of(harness.op_of(spec)(*full, **kwargs))
+        return tuple(o for o in outs if o.dtype == torch.float64)
+
+    assert torch.autograd.gradcheck(function, [args[i] for i in differentiable])
+
+
+@pytest.mark.parametrize("spec", DIFFERENTIABLE, ids=[s.name for s in DIFFERENTIABLE])
+def test_gradients_match_eager(spec):
+    """Gradients in float32 from expanded output gradients, as ``.sum().backward()`` makes them."""
+    args, kwargs = _diff_inputs(spec, torch.float32)
+    out = harness.outputs_of(harness.op_of(spec)(*args, **kwargs))[0]
+    out.sum().backward()
+    wide_args, wide_kwargs = _diff_inputs(spec, torch.float64)
+    wide_args = [
+        a.detach().double().requires_grad_()
+        if isinstance(a, torch.Tensor) and a.requires_grad
+        else a
+        for a in args
+    ]
+    harness.outputs_of(spec.reference(*wide_args, **wide_kwargs))[0].sum().backward()
+    for got, want in zip(args, wide_args, strict=True):
+        if isinstance(got, torch.Tensor) and got.requires_grad and want.grad is not None:
+            torch.testing.assert_close(got.grad.double(), want.grad, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("spec", DIFFERENTIABLE, ids=[s.name for s in DIFFERENTIABLE])
+def test_func_transforms(spec):
+    """torch.func.grad equals autograd; forward mode is refused, never silently wrong."""
+    args, kwargs = _diff_inputs(spec, torch.float32)
+
+    def function(x):
+        return harness.outputs_of(harness.op_of(spec)(x, *args[1:], **kwargs))[0].sum()
+
+    x = args[0].detach()
+    want = torch.autograd.grad(function(args[0]), args[0])[0]
+    torch.testing.assert_close(torch.func.grad(function)(x), want)
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(function, (x,), (torch.ones_like(x),))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_autocast(spec):
+    args, kwargs = harness.inputs(spec, _mid_case(spec), torch.float32)
+    plain = harness.outputs_of(harness.op_of(spec)(*args, **kwargs))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = harness.outputs_of(harness.op_of(spec)(*args, **kwargs))
+    assert cast[0].dtype == (torch.bfloat16 if spec.autocast else plain[0].dtype)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_inference_mode_and_no_grad(spec):
+    args, kwargs = harness.inputs(spec, _mid_case(spec), torch.float32)
+    want = harness.op_of(spec)(*args, **kwargs)
+    with torch.inference_mode():
+        harness.assert_bitwise_equal(harness.op_of(spec)(*args, **kwargs), want, spec.name)
+    with torch.no_grad():
+        harness.assert_bitwise_equal(harness.op_of(spec)(*args, **kwargs), want, spec.name)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_fallback_is_counted_and_strict_refuses(spec):
+    """float64 has no native kernel: the reference runs, is recorded, and strict mode raises."""
+    args, kwargs = harness.inputs(spec, _mid_case(spec), torch.float64)
+    with kernel_pytorch.explain() as calls:
+        harness.op_of(spec)(*args, **kwargs)
+    assert [c.implementation for c in calls] == ["reference"]
+    assert "float64" in calls.calls[0].reason
+    with kernel_pytorch.strict(), pytest.raises(StrictModeError, match=spec.name):
+        harness.op_of(spec)(*args, **kwargs)
