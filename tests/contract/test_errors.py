@@ -33,7 +33,7 @@ def _good_call(spec):
 
 
 def _call(spec, bound):
-    names = [a for a in spec.arguments]
+    names = spec.arguments
     args = [bound[a.name] for a in names if not a.kwarg_only]
     kwargs = {a.name: bound[a.name] for a in names if a.kwarg_only}
     return harness.op_of(spec)(*args, **kwargs)

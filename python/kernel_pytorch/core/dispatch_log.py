@@ -13,9 +13,12 @@ import os
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kernel_pytorch.core.errors import StrictModeError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "DispatchRecord",
@@ -94,7 +97,7 @@ class Explanation:
     def __init__(self, calls: list[DispatchRecord]) -> None:
         self.calls = calls
 
-    def __enter__(self) -> Explanation:
+    def __enter__(self) -> Self:
         self.calls = []
         _listeners.append(self.calls)
         return self

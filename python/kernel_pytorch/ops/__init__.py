@@ -1,4 +1,4 @@
-"""The operators: one file each, declaring its :class:`OpSpec`; importing this registers them all."""
+"""The operators: one file each, declaring its :class:`OpSpec`; importing this registers all."""
 
 import importlib
 import pkgutil

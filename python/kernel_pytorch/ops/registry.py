@@ -186,8 +186,7 @@ def register(spec: OpSpec) -> OpSpec:
         _LIBRARY.impl(name, _autocast(spec, "cpu"), "AutocastCPU")
         _LIBRARY.impl(name, _autocast(spec, "cuda"), "AutocastCUDA")
     if spec.out_overload:
-        arguments, returns = spec.schema.rsplit(" -> ", 1)
-        arguments = arguments.removesuffix(")")
+        arguments = spec.schema.rsplit(" -> ", 1)[0].removesuffix(")")
         keyword_only = "" if "*," in arguments else " *,"
         _LIBRARY.define(f"{name}.out{arguments},{keyword_only} Tensor(a!) out) -> Tensor(a!)")
         _LIBRARY.impl(f"{name}.out", _composite_out(spec), "CompositeExplicitAutograd")

@@ -132,7 +132,7 @@ class OpSpec:
     """Plain PyTorch in higher precision, any device, any strides; the fallback, and in float64
     the yardstick (it must compute in float64 when its floating inputs are float64)."""
     eager: Callable[..., Any]
-    """What PyTorch users write today in the inputs' own dtype: the yardstick for error and speed."""
+    """What PyTorch users write today, in the inputs' dtype: the yardstick for error and speed."""
     doc: str
     """Formula, shapes, dtypes, semantics of edge cases and source; becomes the docs page."""
     cases: tuple[Case, ...]
@@ -187,7 +187,7 @@ class OpSpec:
     def build(
         self, case: Case, dtype: torch.dtype, generator: torch.Generator
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Inputs for ``case``: positional and keyword arguments, reproducible from ``generator``."""
+        """Positional and keyword arguments for ``case``, reproducible from ``generator``."""
         if self.build_inputs is not None:
             return self.build_inputs(case, dtype, generator)
         args: list[Any] = []
