@@ -1,0 +1,88 @@
+// Packing of dense rows into panel groups, for files compiled with AVX-512 (F, BW).
+// Everything has internal linkage: files built for different ISA levels must not share copies.
+#ifndef KPT_KERNELS_GEMM_CPU_PACK_AVX512_H_
+#define KPT_KERNELS_GEMM_CPU_PACK_AVX512_H_
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace kpt::cpu {
+namespace {
+
+// Transposes 16 x 16 dwords: load(i) gives row i, store(j, v) takes column j.
+template <class Load, class Store>
+[[maybe_unused]] inline __attribute__((always_inline)) void Transpose16x16(const Load& load,
+                                                                          const Store& store) {
+  __m512i r[16], t[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) r[i] = load(i);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+    r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512i a = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
+    const __m512i b = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+    const __m512i c = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
+    const __m512i d = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+    store(i, _mm512_shuffle_i32x4(a, b, 0x88));
+    store(8 + i, _mm512_shuffle_i32x4(a, b, 0xdd));
+    store(4 + i, _mm512_shuffle_i32x4(c, d, 0x88));
+    store(12 + i, _mm512_shuffle_i32x4(c, d, 0xdd));
+  }
+}
+
+// The first n bytes at p, the rest of the vector zero; reads nothing beyond them.
+[[maybe_unused]] inline __m512i LoadBytes(const char* p, int64_t n) {
+  if (n >= 64) return _mm512_loadu_si512(p);
+  if (n <= 0) return _mm512_setzero_si512();
+  return _mm512_maskz_loadu_epi8((uint64_t{1} << n) - 1, p);
+}
+
+// Packs `valid` (at most 16) rows of `bytes` bytes, `stride` bytes apart, into a group at dst:
+// dword d of row i goes to dst[d * ld + i], for d < depth (a multiple of 16). What lies beyond the
+// rows and their bytes becomes zero.
+[[maybe_unused]] inline void PackGroup(const char* rows, int64_t stride, int64_t valid,
+                                       int64_t bytes, int64_t depth, uint32_t* dst, int64_t ld) {
+  // Sixteen interleaved row streams are too many for the hardware prefetcher.
+  constexpr int64_t kAhead = 512;
+  int64_t d = 0;
+  if (valid >= 16) {
+    for (; (d + 16) * 4 <= bytes; d += 16) {
+      Transpose16x16(
+          [&](int i) __attribute__((always_inline)) {
+            const char* p = rows + i * stride + d * 4;
+            _mm_prefetch(p + kAhead, _MM_HINT_T0);
+            return _mm512_loadu_si512(p);
+          },
+          [&](int j, __m512i v) __attribute__((always_inline)) {
+            _mm512_store_si512(dst + (d + j) * ld, v);
+          });
+    }
+  }
+  for (; d < depth; d += 16) {
+    Transpose16x16(
+        [&](int i) __attribute__((always_inline)) {
+          return i < valid ? LoadBytes(rows + i * stride + d * 4, bytes - d * 4)
+                           : _mm512_setzero_si512();
+        },
+        [&](int j, __m512i v) __attribute__((always_inline)) {
+          _mm512_store_si512(dst + (d + j) * ld, v);
+        });
+  }
+}
+
+}  // namespace
+}  // namespace kpt::cpu
+
+#endif  // KPT_KERNELS_GEMM_CPU_PACK_AVX512_H_
