@@ -101,7 +101,7 @@ def _write(out: str, source: str, resolved: Resolved, extra: dict[str, list[str]
 
 
 def main() -> None:
-    for name in ("nanobind", "dlpack", "minilm", "lint"):
+    for name in ("nanobind", "nanobind_backend", "dlpack", "minilm", "lint"):
         requirements, extra, closure = _read_inputs([name])
         _write(name, f"{name}.in", _resolve(requirements, closure), extra)
     requirements, extra, closure = _read_inputs(["torch", "packages"])

@@ -128,6 +128,46 @@ torch = repository_rule(
     environ = _ENV,
 )
 
+_UNZIP = """\
+import pathlib, zipfile
+for wheel in sorted(pathlib.Path("wheels").iterdir()):
+    zipfile.ZipFile(wheel).extractall("site-packages")
+"""
+
+def _every_python_impl(rctx):
+    python = _find_python(rctx)
+    _check_pip(rctx, python)
+    for version in rctx.attr.versions:
+        rctx.report_progress("pip download for python " + version)
+        _run(rctx, [python] + _PIP + [
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--python-version",
+            version,
+            "--require-hashes",
+            "--dest",
+            "wheels",
+            "--requirement",
+            str(rctx.path(rctx.attr.lock)),
+        ])
+    _run(rctx, [python, "-c", _UNZIP])
+    rctx.delete("wheels")
+    rctx.file("BUILD.bazel", rctx.read(rctx.attr.build_file))
+
+every_python = repository_rule(
+    doc = "One folder with the wheels of several Pythons laid over each other: for a package " +
+          "whose wheels differ only in modules whose names carry the Python they are for.",
+    implementation = _every_python_impl,
+    attrs = {
+        "build_file": attr.label(mandatory = True, allow_single_file = True),
+        "lock": attr.label(mandatory = True, allow_single_file = True),
+        "versions": attr.string_list(mandatory = True),
+    },
+    environ = _ENV,
+)
+
 # The interpreter alone: registering its toolchain must not download anything, because every
 # build loads every registered toolchain's package.
 _PYTHON_BUILD = '''\
@@ -222,6 +262,13 @@ def _pypi_impl(mctx):
             python(name = tag.name)
         for tag in mod.tags.unpack:
             unpack(name = tag.name, lock = tag.lock, build_file = tag.build_file)
+        for tag in mod.tags.every_python:
+            every_python(
+                name = tag.name,
+                lock = tag.lock,
+                build_file = tag.build_file,
+                versions = tag.versions,
+            )
         for tag in mod.tags.torch:
             torch(
                 name = tag.name,
@@ -239,6 +286,10 @@ _UNPACK = {
 pypi = module_extension(
     implementation = _pypi_impl,
     tag_classes = {
+        "every_python": tag_class(attrs = dict(
+            _UNPACK,
+            versions = attr.string_list(mandatory = True),
+        )),
         "python": tag_class(attrs = {"name": attr.string(mandatory = True)}),
         "torch": tag_class(attrs = dict(_UNPACK, cuda_lock = attr.label(mandatory = True))),
         "unpack": tag_class(attrs = _UNPACK),
