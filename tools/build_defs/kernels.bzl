@@ -129,10 +129,11 @@ def kpt_kernel_library(name, deps = [], visibility = None):
             name = part,
             srcs = srcs,
             copts = KPT_COPTS + flags,
+            local_defines = ["HWY_COMPILE_ONLY_STATIC"],
             linkstatic = True,
             target_compatible_with = [_X86],
             visibility = ["//visibility:private"],
-            deps = [name + "_headers"],
+            deps = [name + "_headers", "@highway//:hwy"],
         )
         x86.append(part)
 
