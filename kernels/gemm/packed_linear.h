@@ -40,7 +40,7 @@ namespace cpu {
 inline constexpr int64_t kMaxInt8ComputeK = 65536;
 
 struct PackedLinearArgs {
-  MutableTensorView out;    // [..., N] (gated: N/2), dtype of x, last dimension dense
+  MutableTensorView out;    // [..., N] (gated: N/2), dtype of x, rows dense and at one stride
   TensorView x;             // [..., K] float32, float16 or bfloat16, last dimension dense
   TensorView packed;        // [P, E] from pack_weight, dense
   TensorView scale;         // [N] float32, dense
@@ -52,7 +52,8 @@ struct PackedLinearArgs {
   PackedCompute compute = PackedCompute::kWeightOnly;
 };
 
-// out must not overlap the inputs. Leading dimensions of x and out may have any strides.
+// out must not overlap the inputs. Leading dimensions of x may have any strides (rows that no single
+// stride walks are copied first).
 Status PackedLinear(const LaunchContext& ctx, const PackedLinearArgs& args);
 std::vector<VariantInfo> PackedLinearVariants();
 
