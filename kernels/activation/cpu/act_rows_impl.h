@@ -1,0 +1,96 @@
+// ActRows and its like, for the instruction set that the including file is compiled for.
+#ifndef KPT_KERNELS_ACTIVATION_CPU_ACT_ROWS_IMPL_H_
+#define KPT_KERNELS_ACTIVATION_CPU_ACT_ROWS_IMPL_H_
+
+#include <type_traits>
+
+#include "kernels/activation/cpu/act_rows.h"
+#include "kernels/base/simd_io.h"
+#include "kernels/base/simd_math.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace kpt::cpu::KPT_SIMD_NS {
+namespace {
+
+// out = f(x), or f(x, other), over the pieces.
+template <class T, bool kBinary, bool kStream, class F>
+void Pieces(const ActJob& job, int64_t begin, int64_t end, const F& f) {
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t row = i / job.pieces_per_row;
+    const int64_t start = (i - row * job.pieces_per_row) * ActJob::kPiece;
+    const int64_t rest = job.cols - start;
+    const int64_t n = rest < ActJob::kPiece ? rest : ActJob::kPiece;
+    int64_t at[ActJob::kNumTensors];
+    RowOffsets(job.plan, row, at);
+    T* out = static_cast<T*>(job.out) + at[ActJob::kOut] + start;
+    const T* x = static_cast<const T*>(job.x) + at[ActJob::kX] + start;
+    if constexpr (kBinary) {
+      const T* other = static_cast<const T*>(job.other) + at[ActJob::kOther] + start;
+      MapRow<kStream>(f, n, out, x, other);
+    } else {
+      MapRow<kStream>(f, n, out, x);
+    }
+  }
+}
+
+template <class T, bool kBinary, class F>
+void Pieces(const ActJob& job, int64_t begin, int64_t end, const F& f) {
+  if (job.stream) {
+    Pieces<T, kBinary, true>(job, begin, end, f);
+  } else {
+    Pieces<T, kBinary, false>(job, begin, end, f);
+  }
+}
+
+template <class T>
+constexpr bool kFastFor = std::is_same_v<T, BFloat16>;
+
+template <class T>
+void Forward(const ActJob& job, int64_t begin, int64_t end) {
+  SwitchKind(job.kind, [&](auto kind) {
+    Pieces<T, false>(job, begin, end, [](FloatVec x) HWY_ATTR {
+      return Activate<decltype(kind)::value, kFastFor<T>>(x);
+    });
+  });
+}
+
+template <class T>
+void Backward(const ActJob& job, int64_t begin, int64_t end) {
+  SwitchKind(job.kind, [&](auto kind) {
+    Pieces<T, true>(job, begin, end, [](FloatVec x, FloatVec grad) HWY_ATTR {
+      return hn::Mul(grad, ActivateGrad<decltype(kind)::value, kFastFor<T>>(x));
+    });
+  });
+}
+
+template <class T>
+void Multiply(const ActJob& job, int64_t begin, int64_t end) {
+  SwitchKind(job.kind, [&](auto kind) {
+    Pieces<T, true>(job, begin, end, [](FloatVec gate, FloatVec up) HWY_ATTR {
+      return hn::Mul(Activate<decltype(kind)::value, kFastFor<T>>(gate), up);
+    });
+  });
+}
+
+}  // namespace
+
+#define KPT_DEFINE_ACT_ROWS(name, function)                        \
+  void name(const ActJob& job, int64_t begin, int64_t end) {       \
+    switch (job.dtype) {                                           \
+      case DType::kFloat32:                                        \
+        return function<float>(job, begin, end);                   \
+      case DType::kFloat16:                                        \
+        return function<Half>(job, begin, end);                    \
+      default:                                                     \
+        return function<BFloat16>(job, begin, end);                \
+    }                                                              \
+  }
+KPT_DEFINE_ACT_ROWS(ActRows, Forward)
+KPT_DEFINE_ACT_ROWS(ActBackwardRows, Backward)
+KPT_DEFINE_ACT_ROWS(ActMulRows, Multiply)
+#undef KPT_DEFINE_ACT_ROWS
+
+}  // namespace kpt::cpu::KPT_SIMD_NS
+HWY_AFTER_NAMESPACE();
+
+#endif  // KPT_KERNELS_ACTIVATION_CPU_ACT_ROWS_IMPL_H_

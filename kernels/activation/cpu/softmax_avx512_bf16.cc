@@ -1,0 +1,3 @@
+// softmax again with the hardware's float to bfloat16 conversion.
+#define KPT_SIMD_NS avx512_bf16
+#include "kernels/activation/cpu/softmax_rows_impl.h"

@@ -1,0 +1,2 @@
+// The norms in portable SIMD.
+#include "kernels/norm/cpu/norm_rows_impl.h"
