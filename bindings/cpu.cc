@@ -11,4 +11,5 @@ NB_MODULE(cpu, m) {
   kpt::bindings::BindAttention(m);
   kpt::bindings::BindGemm(m);
   kpt::bindings::BindNorm(m);
+  kpt::bindings::BindProbe(m);
 }

@@ -10,6 +10,7 @@ void BindActivation(nanobind::module_& m);
 void BindAttention(nanobind::module_& m);
 void BindGemm(nanobind::module_& m);
 void BindNorm(nanobind::module_& m);
+void BindProbe(nanobind::module_& m);
 
 }  // namespace kpt::bindings
 

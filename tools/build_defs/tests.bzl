@@ -4,7 +4,7 @@ load("@rules_cc//cc:defs.bzl", "cc_test")
 load("@rules_python//python:defs.bzl", "py_test")
 load("//tools/lint:sources.bzl", "lint_sources")
 
-_FAMILIES = ["activation", "attention", "gemm", "norm"]
+_FAMILIES = ["activation", "attention", "gemm", "norm", "probe"]
 
 def kpt_cc_test(name, srcs, deps = [], copts = [], **kwargs):
     """A googletest; sees //kernels/base and every kernel family."""

@@ -9,6 +9,7 @@ LINTED_PACKAGES = [
     "//kernels/base",
     "//kernels/gemm",
     "//kernels/norm",
+    "//kernels/probe",
     "//python",
     "//tests/bindings",
     "//tests/contract",
