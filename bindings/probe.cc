@@ -22,7 +22,7 @@ cpu::ProbeCompute ComputeOrThrow(const std::string& name) {
 
 template <class Args>
 nb::tuple Run(const char* op, Status (*probe)(const LaunchContext&, Args*), Args* args,
-              double Args::*amount) {
+              double Args::* amount) {
   LaunchRecord record;
   LaunchContext ctx = MakeContext(op);
   ctx.record = &record;

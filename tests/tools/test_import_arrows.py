@@ -21,7 +21,7 @@ _LAYERS = (
     ("optimize",),
     ("models",),
     ("deployment", "monitoring", "validation"),
-    ("demos",),
+    ("bench", "demos"),
     ("cli",),
 )
 _RANK = {name: rank for rank, names in enumerate(_LAYERS) for name in names}

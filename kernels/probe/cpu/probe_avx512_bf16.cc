@@ -19,8 +19,8 @@ double Bf16Loop(int64_t iterations) {
     KPT_PROBE_KEEP(a);
 #pragma GCC unroll 16
     for (int j = 0; j < kSums; ++j) {
-      sum[j] = _mm512_dpbf16_ps(sum[j], reinterpret_cast<__m512bh>(a),
-                                reinterpret_cast<__m512bh>(a));
+      sum[j] =
+          _mm512_dpbf16_ps(sum[j], reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(a));
     }
   }
   for (__m512& s : sum) KPT_PROBE_KEEP(s);

@@ -111,6 +111,11 @@ class Benchmark:
     """What users run today, called with the operator's arguments; None: the spec's ``eager``."""
     use_out: bool = False
     """Time the ``out=`` overload (page faults of fresh memory otherwise dominate large outputs)."""
+    hot: bool = False
+    """Inputs stay in the caches; else each call gets the next of enough copies to evict them."""
+    eager_inputs: Callable[..., tuple[Any, ...]] | None = None
+    """Called once, untimed, with the operator's arguments: the positional arguments that ``eager``
+    is timed with (an unpacked weight, say); None: the operator's own arguments."""
 
 
 Builder = Callable[[Case, torch.dtype, torch.Generator], tuple[list[Any], dict[str, Any]]]
