@@ -4,6 +4,9 @@
 #include "bindings/base/call.h"
 #include "bindings/families.h"
 #include "kernels/activation/act.h"
+#include "kernels/activation/act_backward.h"
+#include "kernels/activation/act_mul.h"
+#include "kernels/activation/softmax.h"
 
 namespace kpt::bindings {
 namespace nb = nanobind;
@@ -21,6 +24,46 @@ void BindActivation(nb::module_& m) {
         return call.Run(cpu::Act, args);
       },
       nb::arg("out"), nb::arg("x"), nb::arg("kind"));
+
+  AddVariants("act_backward", cpu::ActBackwardVariants());
+  m.def(
+      "act_backward",
+      [](nb::handle grad_x, nb::handle grad_out, nb::handle x, const char* kind) {
+        Call call("act_backward");
+        cpu::ActBackwardArgs args;
+        args.grad_x = call.Output("grad_x", grad_x);
+        args.grad_out = call.Input("grad_out", grad_out);
+        args.x = call.Input("x", x);
+        args.kind = call.Activation("kind", kind);
+        return call.Run(cpu::ActBackward, args);
+      },
+      nb::arg("grad_x"), nb::arg("grad_out"), nb::arg("x"), nb::arg("kind"));
+
+  AddVariants("act_mul", cpu::ActMulVariants());
+  m.def(
+      "act_mul",
+      [](nb::handle out, nb::handle gate_up, const char* kind) {
+        Call call("act_mul");
+        cpu::ActMulArgs args;
+        args.out = call.Output("out", out);
+        args.gate_up = call.Input("gate_up", gate_up);
+        args.kind = call.Activation("kind", kind);
+        return call.Run(cpu::ActMul, args);
+      },
+      nb::arg("out"), nb::arg("gate_up"), nb::arg("kind"));
+
+  AddVariants("softmax", cpu::SoftmaxVariants());
+  m.def(
+      "softmax",
+      [](nb::handle out, nb::handle x, double scale) {
+        Call call("softmax");
+        cpu::SoftmaxArgs args;
+        args.out = call.Output("out", out);
+        args.x = call.Input("x", x);
+        args.scale = static_cast<float>(scale);
+        return call.Run(cpu::Softmax, args);
+      },
+      nb::arg("out"), nb::arg("x"), nb::arg("scale"));
 }
 
 }  // namespace kpt::bindings

@@ -53,7 +53,10 @@ def show(name, values, note):
 def exp2_fit(degree):
     c, error = minimax(
         lambda t: (mp.mpf(2) ** t - 1) / t if t else mp.log(2),
-        range(degree), -0.5, 0.5, lambda t: abs(t) / mp.mpf(2) ** t,
+        range(degree),
+        -0.5,
+        0.5,
+        lambda t: abs(t) / mp.mpf(2) ** t,
     )
     return [1.0, *c], error
 
@@ -67,8 +70,13 @@ def gelu_table(degree, width):
             table[0, n % 32] = 1.0 if n > 0 else 0.0
             continue
         c, error = minimax(
-            lambda f, n=n: phi((f + n) * width), range(degree + 1), -0.5, 0.5, lambda f: 1,
-            nodes=200, rounds=100,
+            lambda f, n=n: phi((f + n) * width),
+            range(degree + 1),
+            -0.5,
+            0.5,
+            lambda f: 1,
+            nodes=200,
+            rounds=100,
         )
         worst = max(worst, error)
         table[:, n % 32] = c
@@ -86,7 +94,10 @@ def main():
     half = float(mp.log(2)) / 2
     c, error = minimax(
         lambda t: (mp.exp(t) - 1) / t if t else mp.mpf(1),
-        range(6), -half, half, lambda t: abs(t) / mp.exp(t),
+        range(6),
+        -half,
+        half,
+        lambda t: abs(t) / mp.exp(t),
     )
     show("kExp", [1.0, *c], f"e^r for |r| <= ln(2) / 2, relative error {error:.2g}.")
 
@@ -108,19 +119,32 @@ def main():
     ):
         c, error = minimax(log2_odds, range(degree + 1), 1e-6, limit**2, weight)
         print(f"inline constexpr float {name}Limit = {limit}f;")
-        show(name, c, f"-log2(Phi(x) / Phi(-x)) / x in powers of x^2, |x| <= {limit}; "
-                      f"weighted error {error:.2g}.")
+        show(
+            name,
+            c,
+            f"-log2(Phi(x) / Phi(-x)) / x in powers of x^2, |x| <= {limit}; "
+            f"weighted error {error:.2g}.",
+        )
     for name, degree in (("kTanhFast", 2), ("kTanh", 5)):
         c, error = minimax(
-            lambda u: (mp.tanh(mp.sqrt(u)) / mp.sqrt(u) - 1) / u, range(degree + 1), 1e-6, 0.625**2,
+            lambda u: (mp.tanh(mp.sqrt(u)) / mp.sqrt(u) - 1) / u,
+            range(degree + 1),
+            1e-6,
+            0.625**2,
             lambda u: u * mp.sqrt(u) / mp.tanh(mp.sqrt(u)),
         )
-        show(name, c, f"(tanh(x) / x - 1) / x^2 in powers of x^2, |x| <= 0.625; "
-                      f"relative error of tanh {error:.2g}.")
+        show(
+            name,
+            c,
+            f"(tanh(x) / x - 1) / x^2 in powers of x^2, |x| <= 0.625; "
+            f"relative error of tanh {error:.2g}.",
+        )
     for name, degree, width in (("kGeluTableFast", 2, 0.32), ("kGeluTable", 5, 0.385)):
         table, error = gelu_table(degree, width)
         print(f"inline constexpr float {name}Width = {width}f;")
-        print(f"// Phi around n * width in powers of x / width - n, at n mod 32; error {error:.2g}.")
+        print(
+            f"// Phi around n * width in powers of x / width - n, at n mod 32; error {error:.2g}."
+        )
         print("// Exactly 0 and 1 at n = -15 and 15, where x is clamped.")
         print(f"inline constexpr float {name}[{degree + 1}][32] = {{")
         for row in table:

@@ -37,10 +37,26 @@ constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(FloatTag()));
 
 #define KPT_SIMD_INLINE [[maybe_unused]] static HWY_INLINE
 
-KPT_SIMD_INLINE FloatVec Load(const float* p) { return hn::LoadU(FloatTag(), p); }
-KPT_SIMD_INLINE FloatVec Load(const Half* p) {
-  return hn::PromoteTo(FloatTag(), hn::LoadU(HalfTag(), p));
+KPT_SIMD_INLINE FloatVec Widen(hn::Vec<HalfTag> v) {
+#if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX2
+  // Without F16C, Highway 1.2 reads infinities and NaNs as finite numbers.
+  const hn::RebindToUnsigned<FloatTag> du;
+  const auto bits = hn::PromoteTo(du, hn::BitCast(hn::Rebind<uint16_t, FloatTag>(), v));
+  const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(du, 0x7fffu)));
+  // The product with 2^112 moves the exponent's bias, for subnormals too.
+  const auto finite = hn::BitCast(
+      du, hn::Mul(hn::BitCast(FloatTag(), magnitude), hn::Set(FloatTag(), 0x1p112f)));
+  const auto special = hn::Ge(magnitude, hn::Set(du, 0x7c00u << 13));
+  const auto value = hn::IfThenElse(special, hn::Or(magnitude, hn::Set(du, 0x7f800000u)), finite);
+  return hn::BitCast(FloatTag(),
+                     hn::Or(value, hn::ShiftLeft<16>(hn::And(bits, hn::Set(du, 0x8000u)))));
+#else
+  return hn::PromoteTo(FloatTag(), v);
+#endif
 }
+
+KPT_SIMD_INLINE FloatVec Load(const float* p) { return hn::LoadU(FloatTag(), p); }
+KPT_SIMD_INLINE FloatVec Load(const Half* p) { return Widen(hn::LoadU(HalfTag(), p)); }
 KPT_SIMD_INLINE FloatVec Load(const BFloat16* p) {
   return hn::PromoteTo(FloatTag(), hn::LoadU(BFloat16Tag(), p));
 }
@@ -50,7 +66,7 @@ KPT_SIMD_INLINE FloatVec LoadN(const float* p, int64_t n) {
   return hn::LoadN(FloatTag(), p, static_cast<size_t>(n));
 }
 KPT_SIMD_INLINE FloatVec LoadN(const Half* p, int64_t n) {
-  return hn::PromoteTo(FloatTag(), hn::LoadN(HalfTag(), p, static_cast<size_t>(n)));
+  return Widen(hn::LoadN(HalfTag(), p, static_cast<size_t>(n)));
 }
 KPT_SIMD_INLINE FloatVec LoadN(const BFloat16* p, int64_t n) {
   return hn::PromoteTo(FloatTag(), hn::LoadN(BFloat16Tag(), p, static_cast<size_t>(n)));

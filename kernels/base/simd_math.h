@@ -117,6 +117,16 @@ KPT_SIMD_INLINE FloatVec Sigmoid(FloatVec x) {
   return Logistic<kFast>(hn::Neg(x));
 }
 
+// s = 1 / (1 + e^v) and s (1 - s), without the cancellation in 1 - s.
+template <bool kFast>
+KPT_SIMD_INLINE void LogisticSlope(FloatVec v, FloatVec* s, FloatVec* slope) {
+  const FloatVec most = Set(87.0f);
+  const FloatVec e = ExpBelowMax<kFast>(hn::Min(most, v));
+  const FloatVec r = Reciprocal<kFast>(hn::Add(Set(1.0f), e));
+  *s = hn::IfThenZeroElse(hn::Ge(v, most), r);
+  *slope = hn::Mul(*s, hn::Mul(e, r));
+}
+
 template <bool kFast>
 KPT_SIMD_INLINE FloatVec Tanh(FloatVec x) {
   const FloatVec u = hn::Mul(x, x);
@@ -217,9 +227,11 @@ KPT_SIMD_INLINE FloatVec Activate(FloatVec x) {
 template <ActivationKind kKind, bool kFast>
 KPT_SIMD_INLINE FloatVec ActivateGrad(FloatVec x) {
   const FloatVec one = Set(1.0f);
-  // x s(x) with s logistic in v(x): s + x s (1 - s) v'(x).
-  const auto weighted = [&](FloatVec s, FloatVec slope) HWY_ATTR {
-    return hn::MulAdd(hn::Mul(x, slope), hn::Mul(s, hn::Sub(one, s)), s);
+  // Of x s with s = 1 / (1 + e^v): s - x s (1 - s) v'(x).
+  const auto weighted = [&](FloatVec v, FloatVec minus_dv) HWY_ATTR {
+    FloatVec s, slope;
+    LogisticSlope<kFast>(v, &s, &slope);
+    return hn::MulAdd(hn::Mul(x, minus_dv), slope, s);
   };
   if constexpr (kKind == ActivationKind::kRelu) {
     return hn::IfThenZeroElse(hn::Le(x, Set(0.0f)), one);
@@ -232,19 +244,19 @@ KPT_SIMD_INLINE FloatVec ActivateGrad(FloatVec x) {
     constexpr float kScale = 2.0f * 0.79788456080286536f;
     const FloatVec slope =
         hn::MulAdd(hn::Mul(x, x), Set(3.0f * 0.044715f * kScale), Set(kScale));
-    return weighted(Logistic<kFast>(GeluTanhExponent(x)), slope);
+    return weighted(GeluTanhExponent(x), slope);
   } else if constexpr (kKind == ActivationKind::kSilu) {
-    return weighted(Sigmoid<kFast>(x), one);
+    return weighted(hn::Neg(x), one);
   } else if constexpr (kKind == ActivationKind::kSigmoid) {
-    const FloatVec s = Sigmoid<kFast>(x);
-    return hn::Mul(s, hn::Sub(one, s));
+    FloatVec s, slope;
+    LogisticSlope<kFast>(hn::Neg(x), &s, &slope);
+    return slope;
   } else if constexpr (kKind == ActivationKind::kTanh) {
     const FloatVec t = Tanh<kFast>(x);
     return hn::NegMulAdd(t, t, one);
   } else {
     static_assert(kKind == ActivationKind::kQuickGelu, "a gated kind is not elementwise");
-    return weighted(Logistic<kFast>(hn::Mul(x, Set(-kQuickGeluScale))),
-                    Set(kQuickGeluScale));
+    return weighted(hn::Mul(x, Set(-kQuickGeluScale)), Set(kQuickGeluScale));
   }
 }
 

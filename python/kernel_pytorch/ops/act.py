@@ -6,21 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
+from kernel_pytorch.ops.activations import EAGER, KINDS, wide
 from kernel_pytorch.ops.spec import Benchmark, Case, Cost, ErrorCase, OpSpec, Out, cases
-
-KINDS = ("relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh", "quick_gelu")
-
-_EAGER = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "silu": F.silu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-}
 
 
 def _infer(x: torch.Tensor, kind: str) -> Out:
@@ -28,12 +16,17 @@ def _infer(x: torch.Tensor, kind: str) -> Out:
 
 
 def _eager(x: torch.Tensor, kind: str) -> torch.Tensor:
-    return _EAGER[kind](x)
+    return EAGER[kind](x)
 
 
 def _reference(x: torch.Tensor, kind: str) -> torch.Tensor:
-    wide = x if x.dtype == torch.float64 else x.float()
-    return _EAGER[kind](wide).to(x.dtype)
+    return EAGER[kind](wide(x)).to(x.dtype)
+
+
+def _backward(
+    grads: tuple[Any, ...], inputs: Mapping[str, Any], outputs: tuple[Any, ...]
+) -> dict[str, Any]:
+    return {"x": torch.ops.kpt.act_backward(grads[0], inputs["x"], inputs["kind"])}
 
 
 def _cost(x: torch.Tensor, kind: str) -> Cost:
@@ -49,6 +42,8 @@ ACT = OpSpec(
     infer=_infer,
     reference=_reference,
     eager=_eager,
+    backward="act_backward",
+    backward_call=_backward,
     row_dims=0,
     out_overload=True,
     cost=_cost,
@@ -71,12 +66,20 @@ ACT = OpSpec(
             match="act: argument 'x' must have dtype float32 or float16 or bfloat16, got int32",
         ),
     ),
-    benchmarks=(
+    benchmarks=tuple(
         Benchmark(
-            name="gelu 512x1024",
-            case=Case(sizes={}, options={"kind": "gelu"}, lead=(512, 1024)),
-            dtype=torch.bfloat16,
-        ),
+            name=f"{kind} {m}x{n}{' out=' if out else ''}",
+            case=Case(sizes={}, options={"kind": kind}, lead=(m, n)),
+            dtype=dtype,
+            use_out=out,
+            hot=not out,
+        )
+        for dtype in (torch.bfloat16, torch.float32)
+        for kind, m, n, out in (
+            ("gelu", 512, 1024, False),
+            ("silu", 512, 1024, False),
+            ("gelu", 4096, 4096, True),
+        )
     ),
     doc="""
 Elementwise activation, computed in float32 and rounded once.
@@ -91,6 +94,7 @@ Elementwise activation, computed in float32 and rounded once.
 | tanh | tanh(x) |
 | quick_gelu | x * sigmoid(1.702 x) |
 
-NaN gives NaN; infinities give the limits, as in PyTorch.
+NaN gives NaN; infinities give what the formula gives in float64, so gelu, silu and their kin of
+-inf are NaN. With `out=`, `out` may be `x` itself. The gradient is `act_backward`.
 """,
 )

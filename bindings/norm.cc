@@ -1,0 +1,83 @@
+// The norm family: layer_norm, rms_norm, add_layer_norm, add_rms_norm.
+#include <nanobind/nanobind.h>
+
+#include "bindings/base/call.h"
+#include "bindings/families.h"
+#include "kernels/norm/add_layer_norm.h"
+#include "kernels/norm/add_rms_norm.h"
+#include "kernels/norm/layer_norm.h"
+#include "kernels/norm/rms_norm.h"
+
+namespace kpt::bindings {
+namespace nb = nanobind;
+
+void BindNorm(nb::module_& m) {
+  AddVariants("layer_norm", cpu::LayerNormVariants());
+  m.def(
+      "layer_norm",
+      [](nb::handle out, nb::handle x, nb::handle weight, nb::handle bias, double eps) {
+        Call call("layer_norm");
+        cpu::LayerNormArgs args;
+        args.y = call.Output("out", out);
+        args.x = call.Input("x", x);
+        args.weight = call.OptionalInput("weight", weight);
+        args.bias = call.OptionalInput("bias", bias);
+        args.eps = static_cast<float>(eps);
+        return call.Run(cpu::LayerNorm, args);
+      },
+      nb::arg("out"), nb::arg("x"), nb::arg("weight").none(), nb::arg("bias").none(),
+      nb::arg("eps"));
+
+  AddVariants("rms_norm", cpu::RmsNormVariants());
+  m.def(
+      "rms_norm",
+      [](nb::handle out, nb::handle x, nb::handle weight, double eps) {
+        Call call("rms_norm");
+        cpu::RmsNormArgs args;
+        args.y = call.Output("out", out);
+        args.x = call.Input("x", x);
+        args.weight = call.OptionalInput("weight", weight);
+        args.eps = static_cast<float>(eps);
+        return call.Run(cpu::RmsNorm, args);
+      },
+      nb::arg("out"), nb::arg("x"), nb::arg("weight").none(), nb::arg("eps"));
+
+  AddVariants("add_layer_norm", cpu::AddLayerNormVariants());
+  m.def(
+      "add_layer_norm",
+      [](nb::handle y, nb::handle new_residual, nb::handle x, nb::handle residual,
+         nb::handle weight, nb::handle bias, double eps) {
+        Call call("add_layer_norm");
+        cpu::AddLayerNormArgs args;
+        args.y = call.Output("y", y);
+        args.new_residual = call.Output("new_residual", new_residual);
+        args.x = call.Input("x", x);
+        args.residual = call.Input("residual", residual);
+        args.weight = call.OptionalInput("weight", weight);
+        args.bias = call.OptionalInput("bias", bias);
+        args.eps = static_cast<float>(eps);
+        return call.Run(cpu::AddLayerNorm, args);
+      },
+      nb::arg("y"), nb::arg("new_residual"), nb::arg("x"), nb::arg("residual"),
+      nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("eps"));
+
+  AddVariants("add_rms_norm", cpu::AddRmsNormVariants());
+  m.def(
+      "add_rms_norm",
+      [](nb::handle y, nb::handle new_residual, nb::handle x, nb::handle residual,
+         nb::handle weight, double eps) {
+        Call call("add_rms_norm");
+        cpu::AddRmsNormArgs args;
+        args.y = call.Output("y", y);
+        args.new_residual = call.Output("new_residual", new_residual);
+        args.x = call.Input("x", x);
+        args.residual = call.Input("residual", residual);
+        args.weight = call.OptionalInput("weight", weight);
+        args.eps = static_cast<float>(eps);
+        return call.Run(cpu::AddRmsNorm, args);
+      },
+      nb::arg("y"), nb::arg("new_residual"), nb::arg("x"), nb::arg("residual"),
+      nb::arg("weight").none(), nb::arg("eps"));
+}
+
+}  // namespace kpt::bindings
