@@ -12,7 +12,7 @@
 //   y[m, n] = act(scale[n] * s * (sum_k u q - z * sum_k q) + bias[n])
 // The sums are exact integers, so every variant gives the same ones. A row with s below the
 // smallest normal fp32 counts as zeros; a row with a NaN or an infinity gives NaN in all outputs.
-// K is at most 65536 there, so that 255 * 127 * K fits 32 bits.
+// K is at most 32768 there: the sums then fit 32 bits with room for the zero point.
 //
 // Gated activations (swiglu, geglu): rows [0, N/2) of W are the gate, [N/2, N) the other factor,
 // y [M, N/2] = act(gate) * up; N must be even.
@@ -37,7 +37,7 @@ bool ParsePackedCompute(const char* name, PackedCompute* compute);
 
 namespace cpu {
 
-inline constexpr int64_t kMaxInt8ComputeK = 65536;
+inline constexpr int64_t kMaxInt8ComputeK = 32768;
 
 struct PackedLinearArgs {
   MutableTensorView out;    // [..., N] (gated: N/2), dtype of x, rows dense and at one stride

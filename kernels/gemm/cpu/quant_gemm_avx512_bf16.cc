@@ -11,6 +11,7 @@
 #include "kernels/base/parallel_for.h"
 #include "kernels/base/scratch.h"
 #include "kernels/gemm/cpu/decode_avx512_bf16.h"
+#include "kernels/gemm/cpu/int8_avx512_bf16.h"
 #include "kernels/gemm/cpu/quant_gemm.h"
 
 namespace kpt::cpu::avx512_bf16 {
@@ -22,7 +23,10 @@ constexpr int64_t kBlockRows = 240;
 constexpr int64_t kEmitRows = 48;  // of Int8Gemm: their sums stay in the first-level cache
 constexpr int64_t kSliceDepth = 32;      // dword rows decoded at once: 16 KiB of bf16
 constexpr int64_t kInt8SliceDepth = 64;  // dword rows of 8-bit weights used at once: 16 KiB
-constexpr int64_t kPrefetchBytes = 8192;
+#ifndef KPT_PF
+#define KPT_PF 8192
+#endif
+constexpr int64_t kPrefetchBytes = KPT_PF;
 
 constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -55,7 +59,7 @@ void DecodeAndDot(const Decoder& decoder, const char* panel, int64_t depth, cons
   for (int64_t g = 0; g < depth; ++g, panel += kPanelRowBytes, x += 8) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      _mm_prefetch(panel + kPrefetchBytes + j * 64, _MM_HINT_T1);
+      if (kPrefetchBytes > 0) _mm_prefetch(panel + kPrefetchBytes + j * 64, _MM_HINT_T1);
       __m512i first, second;
       decoder.Decode<kInt8>(LoadBytes(panel + j * 64), &first, &second);
 #pragma GCC unroll 4
@@ -98,7 +102,7 @@ void DecodeSlice(const Decoder& decoder, const char* panel, int64_t depth, char*
   for (int64_t g = 0; g < depth; ++g, panel += kPanelRowBytes, out += 2 * kPanelRowBytes) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      _mm_prefetch(panel + kPrefetchBytes + j * 64, _MM_HINT_T1);
+      if (kPrefetchBytes > 0) _mm_prefetch(panel + kPrefetchBytes + j * 64, _MM_HINT_T1);
       __m512i first, second;
       decoder.Decode<kInt8>(LoadBytes(panel + j * 64), &first, &second);
       _mm512_storeu_si512(out + j * 64, first);
@@ -217,8 +221,7 @@ void WeightOnlyShare(const QuantGemm& g, const QuantShare& share, char* scratch)
           Slice<Bf16Op>(x + k0 * 8, ldx, decoded, 2 * n, rows, k0 > 0, sums);
         }
       }
-      avx512::EmitRows(g.epilogue, reinterpret_cast<float*>(sums), nullptr, kPanelCols, m0, rows,
-                       p * kPanelCols, g.panel_cols(p));
+      EmitBlock<false, 4>(g.epilogue, sums, {}, m0, rows, p * kPanelCols, g.panel_cols(p));
     }
   }
 }
@@ -263,7 +266,7 @@ bool Int8Gemm(int num_threads, const QuantGemm& g) {
     if (share.panel_begin == share.panel_end) return;
     for (int64_t m0 = share.row_begin; m0 < share.row_end; m0 += block) {
       const int64_t rows = share.row_end - m0 < block ? share.row_end - m0 : block;
-      avx512::QuantizeRows(g, m0, rows, reinterpret_cast<uint8_t*>(u), ldu, s, z);
+      QuantizeAnyRows(g, m0, rows, reinterpret_cast<uint8_t*>(u), ldu, s, z);
       for (int64_t p = share.panel_begin; p < share.panel_end; ++p) {
         for (int64_t r = 0; r < rows; r += kEmitRows) {
           const int64_t some = rows - r < kEmitRows ? rows - r : kEmitRows;
@@ -273,11 +276,8 @@ bool Int8Gemm(int num_threads, const QuantGemm& g) {
             Slice<Int8Op>(u + r * ldu + k0 * 4, ldu, g.panel(p) + k0 * kPanelRowBytes, n, some,
                           k0 > 0, dots);
           }
-          float* sums = reinterpret_cast<float*>(dots);
-          avx512::Dequantize(reinterpret_cast<const int32_t*>(dots), s + r, z + r, some,
-                             g.column_sums(p), sums);
-          avx512::EmitRows(g.epilogue, sums, nullptr, kPanelCols, m0 + r, some, p * kPanelCols,
-                           g.panel_cols(p));
+          EmitBlock<true, 4>(g.epilogue, dots, {s + r, z + r, g.column_sums(p)}, m0 + r, some,
+                             p * kPanelCols, g.panel_cols(p));
         }
       }
     }
