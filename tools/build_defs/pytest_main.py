@@ -10,6 +10,9 @@ import pytest
 
 
 def main() -> int:
+    # tmp_path lies where Bazel wants a test's files: the sandbox's own /tmp is special to some.
+    if "TEST_TMPDIR" in os.environ:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", os.environ["TEST_TMPDIR"])
     args = ["-p", "no:cacheprovider", "-q", "-ra", *sys.argv[1:]]
     if "XML_OUTPUT_FILE" in os.environ:
         args += ["--junitxml", os.environ["XML_OUTPUT_FILE"]]
