@@ -15,13 +15,28 @@ from kernel_pytorch._version import __version__
 
 if TYPE_CHECKING:
     from kernel_pytorch.core.dispatch_log import counters, explain, reset_counters, strict
+    from kernel_pytorch.optimize import optimize, plan, report, revert
 
-__all__ = ["__version__", "counters", "explain", "reset_counters", "strict"]
+__all__ = [
+    "__version__",
+    "counters",
+    "explain",
+    "optimize",
+    "plan",
+    "report",
+    "reset_counters",
+    "revert",
+    "strict",
+]
 
 _LAZY = {
     "counters": "kernel_pytorch.core.dispatch_log",
     "explain": "kernel_pytorch.core.dispatch_log",
+    "optimize": "kernel_pytorch.optimize",
+    "plan": "kernel_pytorch.optimize",
+    "report": "kernel_pytorch.optimize",
     "reset_counters": "kernel_pytorch.core.dispatch_log",
+    "revert": "kernel_pytorch.optimize",
     "strict": "kernel_pytorch.core.dispatch_log",
 }
 

@@ -1,0 +1,150 @@
+"""Reports as tables for the terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from kernel_pytorch.optimize.results import Report, Row
+
+__all__ = ["as_text", "count_of", "milliseconds", "render", "size", "speedup", "verdict"]
+
+
+def milliseconds(seconds: float) -> str:
+    """``1.23`` (ms), three significant digits."""
+    value = seconds * 1e3
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def speedup(row: Any) -> str:
+    """``1.52x [1.48, 1.55]`` of something with a timing."""
+    t = row.timing
+    return "" if t is None else f"{t.speedup:.2f}x [{t.low:.2f}, {t.high:.2f}]"
+
+
+def size(count: float) -> str:
+    """Bytes in a fitting unit."""
+    for unit in ("B", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def count_of(row: Row) -> str:
+    """``6 x 32x128x384``."""
+    return f"{row.count} x {row.shapes}" if row.shapes else str(row.count)
+
+
+def verdict(report: Report, row: Row) -> str:
+    """ "kept", "would be tried", or why not."""
+    if row.kept:
+        return "wins" if report.planned_only else "kept"
+    return f"no: {row.reason}"
+
+
+def _short(ran: str) -> str:
+    # A reference's reason can be long; it has a note of its own.
+    parts = ["reference" if p.startswith("reference") else p for p in ran.split("; ")]
+    variants = [p.removeprefix("native ") for p in parts if p.startswith("native ")]
+    native = [f"native ({', '.join(dict.fromkeys(variants))})"] if variants else []
+    return ", ".join(native + [p for p in dict.fromkeys(parts) if p and not p.startswith("native")])
+
+
+def _references(report: Report) -> list[str]:
+    return list(
+        dict.fromkeys(
+            part
+            for row in report.rows
+            for part in row.ran.split("; ")
+            if part.startswith("reference: ")
+        )
+    )
+
+
+def _error(row: Row) -> str:
+    if row.difference is None:
+        return ""
+    return "inf" if math.isinf(row.difference.error) else f"{row.difference.error:.1e}"
+
+
+def render(report: Report) -> Group:
+    """The report as rich renderables."""
+    title = "plan" if report.planned_only else "optimize"
+    table = Table(title=f"{title} {report.model_class}, precision {report.precision}", expand=False)
+    table.add_column("what", overflow="fold")
+    table.add_column("with", overflow="fold")
+    table.add_column("modules", overflow="fold", no_wrap=True)
+    table.add_column("ms before", justify="right")
+    table.add_column("after", justify="right")
+    table.add_column("gain (95%)", justify="right", no_wrap=True)
+    table.add_column(f"error (max {report.max_error:.0e})", justify="right")
+    table.add_column("ran", overflow="fold")
+    table.add_column("kept" if not report.planned_only else "expected", overflow="fold")
+    for row in report.rows:
+        t = row.timing
+        table.add_row(
+            row.kind,
+            ", ".join(row.ops),
+            count_of(row),
+            "" if t is None else milliseconds(t.before),
+            "" if t is None else milliseconds(t.after),
+            speedup(row),
+            _error(row),
+            _short(row.ran),
+            Text(verdict(report, row), style="green" if row.kept else "yellow"),
+        )
+    parts: list[Any] = [table]
+    if report.left:
+        left = Table(title="left as it is", expand=False)
+        left.add_column("modules", overflow="fold")
+        left.add_column("why", overflow="fold")
+        for item in report.left:
+            shown = ", ".join(item.modules[:4])
+            more = f" and {len(item.modules) - 4} more" if len(item.modules) > 4 else ""
+            left.add_row(shown + more, item.reason)
+        parts.append(left)
+    if report.model is not None:
+        parts.append(_whole(report))
+    parts += [Text(f"note: {note}") for note in [*report.notes, *_references(report)]]
+    return Group(*parts)
+
+
+def _whole(report: Report) -> Table:
+    whole = report.model
+    assert whole is not None
+    table = Table(title="whole model", expand=False)
+    for name in ("", "before", "after", ""):
+        table.add_column(name, justify="left" if not name else "right")
+    t = whole.timing
+    before, after = whole.throughput
+    d = whole.difference
+    table.add_row("latency, ms", milliseconds(t.before), milliseconds(t.after), speedup(whole))
+    table.add_row("throughput, examples/s", f"{before:.1f}", f"{after:.1f}", "")
+    table.add_row(
+        "weights",
+        size(whole.weight_bytes),
+        size(whole.weight_bytes + whole.extra_bytes),
+        f"{size(whole.extra_bytes)} packed, originals kept for revert",
+    )
+    table.add_row(
+        "output difference",
+        "",
+        f"{d.error:.1e} relative",
+        f"cosine >= {d.cosine:.6f}, max |diff| {d.max_abs:.1e}",
+    )
+    return table
+
+
+def as_text(report: Report) -> str:
+    """The tables as plain text."""
+    out = io.StringIO()
+    width = max(120, shutil.get_terminal_size((140, 24)).columns)
+    Console(file=out, width=width, color_system=None).print(render(report))
+    return out.getvalue().rstrip()
