@@ -23,7 +23,7 @@ from kernel_pytorch.optimize.steps import LinearStep, attention_mask
 __all__ = ["NAME", "AttentionSwitch", "MultiheadAttention", "find_attention", "registered"]
 
 NAME = "kpt"
-"""The name in transformers' registries; "kpt_bf16" computes in bfloat16 whatever the model's dtype."""
+"""The name in transformers' registries ("kpt_bf16": computes in bfloat16 for any dtype)."""
 
 
 class MultiheadAttention(Replacement):
@@ -229,6 +229,11 @@ class AttentionSwitch:
                 module.__dict__["config"] = self.config
 
     @staticmethod
+    def applies(model: nn.Module) -> bool:
+        """Whether the model's attention can be switched."""
+        return not AttentionSwitch.reason(model)
+
+    @staticmethod
     def reason(model: nn.Module) -> str:
         """Why a model's attention cannot be switched; "" when it can."""
         config = getattr(model, "config", None)
@@ -239,6 +244,8 @@ class AttentionSwitch:
             return f"its attention implementation is {used!r}"
         if used == "eager" or getattr(config, "output_attentions", False):
             return "it was asked for the eager attention, which returns attention weights"
+        if not any(type(m).__name__.endswith("Attention") for m in model.modules()):
+            return "it has no attention module"
         check = getattr(type(model), "_can_set_attn_implementation", None)
         if check is not None and not check():
             return "its code does not use the attention registration"

@@ -12,7 +12,7 @@ from torch import nn
 
 from kernel_pytorch.optimize.replacement import tensors_in
 
-__all__ = ["Call", "Inputs", "Shapes", "capture", "hooked"]
+__all__ = ["Call", "Captured", "Inputs", "Shapes", "capture", "hooked"]
 
 PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
 """Types of arguments that are constants of a call rather than data."""
@@ -32,7 +32,7 @@ class Inputs:
             return Inputs(tuple(example_inputs), {})
         # transformers' BatchEncoding is a mapping in all but its type.
         if hasattr(example_inputs, "keys") and hasattr(example_inputs, "__getitem__"):
-            return Inputs((), {str(k): example_inputs[k] for k in example_inputs.keys()})
+            return Inputs((), {str(k): example_inputs[k] for k in example_inputs})
         raise TypeError(
             "argument 'example_inputs' must be a tuple of positional or a dict of keyword inputs, "
             f"got {type(example_inputs).__name__}"

@@ -18,8 +18,8 @@ class Progress:
         self._started = time.perf_counter()
         self._status: Any = None
 
-    def __enter__(self) -> Progress:
-        return self
+    def __enter__(self) -> None:
+        pass
 
     def __exit__(self, *exc_info: object) -> None:
         if self._status is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,51 +17,18 @@ from kernel_pytorch.core.errors import NativeUnavailableError, StrictModeError
 from kernel_pytorch.optimize.attention import AttentionSwitch
 from kernel_pytorch.optimize.candidates import Candidate, Group, groups_of, survey
 from kernel_pytorch.optimize.capture import Captured, Inputs, capture, hooked
-from kernel_pytorch.optimize.encoder_block import EncoderBlock
-from kernel_pytorch.optimize.measure import NONE, Difference, Timing, compare, paired
+from kernel_pytorch.optimize.installed import Installed
+from kernel_pytorch.optimize.judge import Judge
+from kernel_pytorch.optimize.measure import NONE, Difference, compare, paired
 from kernel_pytorch.optimize.policy import Policy
 from kernel_pytorch.optimize.progress import Progress
 from kernel_pytorch.optimize.replacement import Replacement, tensors_in
-from kernel_pytorch.optimize.results import Left, Report, Row, WholeModel
+from kernel_pytorch.optimize.results import Left, Report, Row
 
 __all__ = ["Session"]
 
 _GROUP_SECONDS = 1.0
-_MODEL_SECONDS = 4.0
 _PLAN_SECONDS = 0.2
-
-
-@dataclass
-class Installed:
-    """What optimize changed, all of it: kept on the model for revert."""
-
-    precision: str
-    replacements: dict[str, Replacement] = field(default_factory=dict)
-    """By module name."""
-    switch: AttentionSwitch | None = None
-    report: Report | None = None
-
-    def install(self) -> None:
-        for replacement in self.replacements.values():
-            replacement.install()
-        if self.switch is not None:
-            self.switch.install()
-
-    def remove(self) -> None:
-        if self.switch is not None:
-            self.switch.remove()
-        for replacement in self.replacements.values():
-            replacement.remove()
-
-    def set(self, on: bool) -> None:
-        """Install or remove, whatever the state was."""
-        self.remove()
-        if on:
-            self.install()
-
-    @property
-    def nbytes(self) -> int:
-        return sum(r.nbytes for r in self.replacements.values())
 
 
 class Session:
@@ -101,11 +67,22 @@ class Session:
         )
         self._left: dict[str, list[str]] = defaultdict(list)
         self._consumed: dict[int, str] = {}
-        self._row_of: dict[str, Row] = {}
+        self.progress = Progress()
+        self.judge = Judge(
+            model,
+            inputs,
+            policy,
+            self.installed,
+            self.report,
+            self._left,
+            strict=strict,
+            seconds=self._seconds,
+            progress=self.progress,
+        )
 
     def run(self) -> Report:
         """Plan or optimize; on any exception the model is as it was."""
-        with Progress() as self.progress:
+        with self.progress:
             try:
                 captured, groups = self._look()
                 for i, group in enumerate(groups):
@@ -114,10 +91,13 @@ class Session:
                 if not self.planned_only:
                     self._build_rest(groups)
                     self._check_members()
-                    self._stream(captured)
-                    self._judge(captured)
-                else:
-                    self._plan_attention()
+                    self.judge.stream(captured)
+                    self.judge.judge(captured)
+                elif AttentionSwitch.applies(self.model):
+                    self.report.notes.append(
+                        "optimize also tries the attention registered with transformers, "
+                        "on the whole model"
+                    )
             except BaseException:
                 self.installed.remove()
                 raise
@@ -167,7 +147,7 @@ class Session:
             return
         try:
             replacement = self._build(group.members[0])
-        except _Unbuildable as error:
+        except _UnbuildableError as error:
             row.reason = str(error)
             return
         row.ops = replacement.ops
@@ -182,7 +162,7 @@ class Session:
         row.kept = True
         self.installed.replacements[group.members[0].name] = replacement
         for member in group.members:
-            self._row_of[member.name] = row
+            self.judge.row_of[member.name] = row
             self._consumed[id(member.module)] = member.name
             for child in member.consumed:
                 self._consumed.setdefault(id(child), member.name)
@@ -195,9 +175,9 @@ class Session:
         try:
             return member.build(self.policy)
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-            if isinstance(error, StrictModeError) or isinstance(error, torch.OutOfMemoryError):
+            if isinstance(error, (StrictModeError, torch.OutOfMemoryError)):
                 raise
-            raise _Unbuildable(f"its weights cannot be packed: {error}") from error
+            raise _UnbuildableError(f"its weights cannot be packed: {error}") from error
 
     def _measure(self, row: Row, group: Group, new: Replacement, seconds: float) -> bool:
         """Fill in error, timing and what ran; whether it is worth keeping."""
@@ -244,7 +224,7 @@ class Session:
         """The replacements of the other members of the groups that won."""
         for group in groups:
             for member in group.members:
-                row = self._row_of.get(member.name)
+                row = self.judge.row_of.get(member.name)
                 if row is None or member.name in self.installed.replacements:
                     continue
                 self.progress.say(f"packing {member.name}")
@@ -267,169 +247,14 @@ class Session:
         with hooked({name: r.module for name, r in new.items()}, check):
             self.inputs.run(self.model)
         for name, found in worst.items():
-            row = self._row_of[name]
+            row = self.judge.row_of[name]
             row.difference = found if row.difference is None else row.difference.merged(found)
             if found.error > self.max_error:
-                self._drop([name], f"its error {found.error:.1e} is over {self.max_error:.1e}")
-
-    def _drop(self, names: list[str], reason: str) -> None:
-        """Give up replacements of some modules after all."""
-        for name in names:
-            self.installed.replacements.pop(name).remove()
-            row = self._row_of.pop(name)
-            row.modules = [m for m in row.modules if m != (name or "(the model)")]
-            self._left[f"{row.kind}: {reason}"].append(name or "(the model)")
-            row.extra_bytes = sum(
-                r.nbytes for n, r in self.installed.replacements.items() if self._row_of[n] is row
-            )
-            if not row.modules:
-                row.modules, row.kept, row.reason = [name or "(the model)"], False, reason
-
-    def _stream(self, captured: Captured) -> None:
-        """Let encoder blocks that feed each other directly leave the stream in their dtype."""
-        new = self.installed.replacements
-        blocks = {n for n, r in new.items() if isinstance(r, EncoderBlock)}
-        for name in blocks:
-            before = captured.chained.get(name)
-            # Neighbours in one list: nothing else is likely to see what is between them.
-            if before in blocks and before.rpartition(".")[0] == name.rpartition(".")[0]:
-                replacement = new[before]
-                assert isinstance(replacement, EncoderBlock)
-                replacement.streams = replacement.dtype is not replacement.model_dtype
-
-    def _judge(self, captured: Captured) -> None:
-        """Install everything, check the whole model's output, time it, keep it if it wins."""
-        self.progress.say("measuring the whole model")
-        done = self.installed
-        if not done.replacements and AttentionSwitch.reason(self.model):
-            self.report.notes.append("no replacement won; the model is unchanged")
-            return
-        difference = self._whole_difference(captured)
-        while difference.error > self.max_error and done.replacements:
-            # The replacements with the largest error of their own go first.
-            rows = {id(r): r for r in self._row_of.values()}
-            row = max(rows.values(), key=lambda r: r.difference.error if r.difference else 0.0)
-            names = [n for n, r in self._row_of.items() if r is row]
-            reason = (
-                f"with it the model's error {difference.error:.1e} is over {self.max_error:.1e}"
-            )
-            self._drop(names, reason)
-            difference = self._whole_difference(captured)
-        difference = self._switch_attention(captured, difference)
-        if not done.replacements and done.switch is None:
-            self.report.notes.append("no replacement won; the model is unchanged")
-            return
-        timing = self._time_model(lambda on: done.set(on))
-        self.report.model = WholeModel(
-            timing=timing,
-            difference=difference,
-            batch=next((t.shape[0] for t in tensors_in(_all(self.inputs)) if t.dim()), 1),
-            weight_bytes=weight_bytes(self.model),
-            extra_bytes=done.nbytes,
-        )
-        done.set(True)
-        if not timing.wins:
-            done.remove()
-            why = "slower" if timing.loses else "no faster beyond noise"
-            self._revert_all(f"the whole model was {why} with the replacements that won alone")
-
-    def _revert_all(self, reason: str) -> None:
-        for row in self.report.rows:
-            if row.kept:
-                row.kept, row.reason = False, reason
-        self.installed = Installed(self.policy.name)
-        self.report.notes.append(f"everything was taken back: {reason}")
-
-    def _whole_difference(self, captured: Captured) -> Difference:
-        done = self.installed
-        try:
-            done.set(True)
-            return compare([*tensors_in(self.inputs.run(self.model))], captured.output)
-        except (RuntimeError, ValueError, TypeError) as error:
-            streaming = [r for r in done.replacements.values() if isinstance(r, EncoderBlock)]
-            if not any(r.streams for r in streaming):
-                raise
-            for replacement in streaming:
-                replacement.streams = False
-            self.report.notes.append(
-                f"between encoder blocks the stream stays in the model's dtype: {error}"
-            )
-            return self._whole_difference(captured)
-        finally:
-            done.remove()
-
-    def _time_model(self, switch: Any) -> Timing:
-        def once() -> Any:
-            return self.inputs.run(self.model)
-
-        try:
-            return paired(once, once, self._seconds(_MODEL_SECONDS), switch)
-        finally:
-            switch(False)
-
-    def _plan_attention(self) -> None:
-        reason = AttentionSwitch.reason(self.model)
-        if not reason:
-            self.report.notes.append(
-                "optimize also tries the attention registered with transformers, on the whole model"
-            )
-        elif reason != "not a Hugging Face model":
-            self._left[f"attention: {reason}"].append("(the model)")
-
-    def _switch_attention(self, captured: Captured, difference: Difference) -> Difference:
-        """Try the registered attention on the whole model, with and without."""
-        reason = AttentionSwitch.reason(self.model)
-        if reason:
-            if reason != "not a Hugging Face model":
-                self._left[f"attention: {reason}"].append("(the model)")
-            return difference
-        self.progress.say("attention through transformers' registration")
-        done = self.installed
-        new = AttentionSwitch(self.model, self.policy)
-        row = Row(kind="attention (registered)", ops=new.ops, modules=["(the model)"], shapes="")
-        self.report.rows.append(row)
-        done.switch = new
-        try:
-            with strict(self.strict), explain() as calls:
-                row.difference = self._whole_difference(captured)
-            row.ran = "; ".join(
-                dict.fromkeys(f"native {c.variant}" for c in calls if c.op == "attention_forward")
-            )
-            done.switch = None
-
-            def switch(on: bool) -> None:
-                done.set(True)
-                new.install() if on else new.remove()
-
-            try:
-                row.timing = self._time_model(switch)
-            finally:
-                new.remove()
-                done.remove()
-        except (RuntimeError, ValueError, TypeError) as error:
-            if isinstance(error, StrictModeError):
-                raise
-            done.switch = None
-            row.reason = f"it fails on the example input: {error}"
-            return difference
-        if not row.difference.error <= self.max_error:
-            row.reason = (
-                f"the model's error {row.difference.error:.1e} is over {self.max_error:.1e}"
-            )
-        elif not row.timing.wins:
-            row.reason = "it is slower" if row.timing.loses else "its gain is within the noise"
-        else:
-            row.kept, done.switch = True, new
-            return row.difference
-        return difference
+                self.judge.drop([name], f"its error {found.error:.1e} is over {self.max_error:.1e}")
 
 
-class _Unbuildable(Exception):
+class _UnbuildableError(Exception):
     """A replacement that cannot be made; the message says why."""
-
-
-def _all(inputs: Inputs) -> Any:
-    return (inputs.args, tuple(inputs.kwargs.values()))
 
 
 def shapes_text(group: Group) -> str:
@@ -437,12 +262,6 @@ def shapes_text(group: Group) -> str:
     call = group.call
     first = next(tensors_in((call.args, tuple(call.kwargs.values()))), None)
     return "" if first is None else "x".join(map(str, first.shape))
-
-
-def weight_bytes(model: nn.Module) -> int:
-    """Bytes of parameters and buffers, shared ones once."""
-    tensors = {t.data_ptr(): t.nbytes for t in (*model.parameters(), *model.buffers())}
-    return sum(tensors.values())
 
 
 def environment() -> dict[str, Any]:
