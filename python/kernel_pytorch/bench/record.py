@@ -1,0 +1,186 @@
+"""The record of a benchmark run: rows, the machine, versions and commit; as JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from kernel_pytorch._version import __version__
+from kernel_pytorch.backends import cpu
+
+__all__ = ["Machine", "Overhead", "Record", "Row", "Versions", "machine", "versions"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What was measured on."""
+
+    cpu: str
+    cores: int
+    isa: str
+    """The ISA level of the kernels."""
+    detected_isa: str
+    threads: int
+    l2_bytes: int
+    l3_bytes: int
+    memory_bytes: int
+    system: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Versions:
+    """Versions and commit; ``commit`` is empty outside a checkout, "+" marks local changes."""
+
+    kernel_pytorch: str
+    torch: str
+    torch_cpu_capability: str
+    onednn_isa_limit: str
+    """ONEDNN_MAX_CPU_ISA, when it was set for PyTorch's side."""
+    python: str
+    commit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One benchmark. Times are medians in seconds a call; ratio is PyTorch's over ours."""
+
+    op: str
+    family: str
+    name: str
+    dtype: str
+    kpt: float
+    torch: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    limit_share: float
+    """The least time that the limits of the same minute allow, over ours."""
+    bound: str
+    variant: str
+    native: bool
+    residency: str
+    out: bool
+    pairs: int
+    dropped: int
+    unsteady: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overhead:
+    """A call on tensors so small that nearly all of it is overhead: seconds a call."""
+
+    name: str
+    kpt: float
+    torch: float
+    torch_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A whole run."""
+
+    machine: Machine
+    versions: Versions
+    date: str
+    limits: dict[str, float]
+    limit_variants: dict[str, str]
+    rows: list[Row]
+    overhead: list[Overhead] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Rows that did not run, and why."""
+    format: int = FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Record:
+        """Raises ValueError for a record of another format."""
+        if data.get("format") != FORMAT:
+            raise ValueError(f"benchmark record has format {data.get('format')}, not {FORMAT}")
+        fields = dict(data)
+        fields["machine"] = Machine(**data["machine"])
+        fields["versions"] = Versions(**data["versions"])
+        fields["rows"] = [Row(**row) for row in data["rows"]]
+        fields["overhead"] = [Overhead(**row) for row in data["overhead"]]
+        return cls(**fields)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Record:
+        with open(path, encoding="utf-8") as file:
+            return cls.from_json(json.load(file))
+
+
+def machine() -> Machine:
+    """This machine, as the kernels and the system see it."""
+    features = cpu.cpu_features()
+    return Machine(
+        cpu=_cpu_name(),
+        cores=len(os.sched_getaffinity(0)),
+        isa=cpu.isa(),
+        detected_isa=cpu.detected_isa(),
+        threads=torch.get_num_threads(),
+        l2_bytes=features["l2_bytes"],
+        l3_bytes=features["l3_bytes"],
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        system=f"{platform.system()} {platform.release().split('-')[0]}",
+    )
+
+
+def versions() -> Versions:
+    """Versions of what ran, and the commit if this is a checkout."""
+    return Versions(
+        kernel_pytorch=__version__,
+        torch=torch.__version__,
+        torch_cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        onednn_isa_limit=os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
+        python=platform.python_version(),
+        commit=_commit(),
+    )
+
+
+def today() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _cpu_name() -> str:
+    keys: dict[str, str] = {}
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                keys.setdefault(key.strip(), value.strip())
+    except OSError:
+        pass
+    return keys.get("model name") or platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    # The real path: under Bazel the sources are links into the checkout.
+    for folder in pathlib.Path(__file__).resolve().parents:
+        if (folder / ".git").exists():
+            break
+    else:
+        return ""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,175 @@
+"""Runs benchmark rows and makes the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+import kernel_pytorch
+from kernel_pytorch.backends import cpu
+from kernel_pytorch.bench import record
+from kernel_pytorch.bench.inputs import Call, available_bytes, make_inputs
+from kernel_pytorch.bench.limits import Limits
+from kernel_pytorch.bench.measure import Side, measure_pairs
+from kernel_pytorch.bench.overhead import measure_overhead
+from kernel_pytorch.ops import SPECS
+from kernel_pytorch.ops.spec import Benchmark, OpSpec
+
+__all__ = ["Options", "run", "select"]
+
+_MEMORY_SHARE = 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to run and how long."""
+
+    ops: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    match: str = ""
+    """Only rows whose name contains this."""
+    hot: bool = False
+    """Keep every row's inputs in the caches."""
+    seconds: float = 2.0
+    """Timed for about this long a row."""
+    overhead: bool = True
+
+
+def select(options: Options) -> list[tuple[OpSpec, Benchmark]]:
+    """The declared rows that pass the filters, by family and operator.
+
+    Raises ValueError for a filter that names an unknown operator, family or dtype.
+    """
+    _known("--op", options.ops, SPECS)
+    _known("--family", options.families, {s.family for s in SPECS.values()})
+    rows = [
+        (spec, row)
+        for spec in sorted(SPECS.values(), key=lambda s: (s.family, s.name))
+        for row in spec.benchmarks
+    ]
+    _known("--dtype", options.dtypes, {_short(row.dtype) for _, row in rows})
+    return [
+        (spec, row)
+        for spec, row in rows
+        if (not options.ops or spec.name in options.ops)
+        and (not options.families or spec.family in options.families)
+        and (not options.dtypes or _short(row.dtype) in options.dtypes)
+        and options.match in row.name
+    ]
+
+
+def _known(flag: str, wanted: Iterable[str], known: Iterable[str]) -> None:
+    names = sorted(known)
+    for name in wanted:
+        if name not in names:
+            raise ValueError(f"{flag} {name}: unknown; there are {', '.join(names)}")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def run(
+    options: Options, on_row: Callable[[int, int, str], None] = lambda done, total, name: None
+) -> record.Record:
+    """Runs the selected rows on torch's threads at the ISA level in use.
+
+    ``on_row(done, total, name)`` is called before each row. Raises ValueError for unknown filters
+    or when nothing is selected, and
+    :class:`~kernel_pytorch.core.errors.NativeUnavailableError` without the native module.
+    """
+    rows = select(options)
+    if not rows:
+        raise ValueError("no benchmark passes the filters")
+    cache = max(cpu.cpu_features()["l3_bytes"], cpu.cpu_features()["l2_bytes"])
+    memory = int(available_bytes() * _MEMORY_SHARE)
+    on_row(0, len(rows), "limits of the machine")
+    limits = Limits(min(int(cache * 1.25), memory // 4))
+    limits.summary()
+    measured: list[record.Row] = []
+    skipped: dict[str, str] = {}
+    with torch.inference_mode():
+        for done, (spec, row) in enumerate(rows):
+            name = f"{spec.name} {row.name} {_short(row.dtype)}"
+            on_row(done, len(rows), name)
+            try:
+                measured.append(_measure(spec, row, limits, options, cache, memory))
+            except (MemoryError, NotImplementedError, RuntimeError) as error:
+                # One row that PyTorch or the machine cannot do must not cost the others.
+                skipped[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+        overhead = list(_overhead(options))
+    return record.Record(
+        machine=record.machine(),
+        versions=record.versions(),
+        date=record.today(),
+        limits=limits.summary(),
+        limit_variants=dict(limits.variants),
+        rows=measured,
+        overhead=overhead,
+        skipped=skipped,
+    )
+
+
+def _overhead(options: Options) -> Iterator[record.Overhead]:
+    if options.overhead and not (options.ops or options.families or options.match):
+        yield from measure_overhead()
+
+
+def _measure(
+    spec: OpSpec, row: Benchmark, limits: Limits, options: Options, cache: int, memory: int
+) -> record.Row:
+    inputs = make_inputs(
+        spec, row, cache_bytes=cache, memory_bytes=memory, hot=options.hot, seed=len(row.name)
+    )
+    packet = getattr(torch.ops.kpt, spec.name)
+    ours = packet.out if row.use_out else packet
+    eager = row.eager or spec.eager
+    variant, native = _what_ran(ours, inputs.kpt[0])
+    cost = spec.cost(*inputs.kpt[0].args, **_without_out(inputs.kpt[0]))
+    # With the results: a fresh output passes through the caches as well.
+    working_set = int(cost.read_bytes + cost.write_bytes) if inputs.hot else None
+    before = limits.floor(cost, working_set)
+    # The second side starts half-way round: a matrix is never read just after the other read it.
+    paired = measure_pairs(
+        Side(ours, inputs.kpt),
+        Side(eager, inputs.eager, start=len(inputs.eager) // 2),
+        limits.canary,
+        seconds=options.seconds,
+    )
+    after = limits.floor(cost, working_set)
+    return record.Row(
+        op=spec.name,
+        family=spec.family,
+        name=row.name,
+        dtype=_short(row.dtype),
+        kpt=paired.first,
+        torch=paired.second,
+        ratio=paired.ratio.median,
+        ratio_low=paired.ratio.low,
+        ratio_high=paired.ratio.high,
+        limit_share=(before.seconds + after.seconds) / 2 / paired.first,
+        bound=before.bound,
+        variant=variant,
+        native=native,
+        residency=inputs.residency,
+        out=row.use_out,
+        pairs=paired.pairs,
+        dropped=paired.dropped,
+        unsteady=paired.unsteady,
+    )
+
+
+def _without_out(call: Call) -> dict[str, object]:
+    return {k: v for k, v in call.kwargs.items() if k != "out"}
+
+
+def _what_ran(function: Callable[..., object], call: Call) -> tuple[str, bool]:
+    with kernel_pytorch.explain() as calls:
+        function(*call.args, **call.kwargs)
+    last = list(calls)[-1]
+    if last.implementation == "native":
+        return last.variant, True
+    return f"reference ({last.reason})", False

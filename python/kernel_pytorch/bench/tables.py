@@ -1,0 +1,59 @@
+"""A record as lines of text cells, shared by the terminal, the page and the documents."""
+
+from __future__ import annotations
+
+from kernel_pytorch.bench.record import Machine, Record, Row
+
+__all__ = ["HEADER", "cells", "limit_text", "machine_text", "rate_text", "time_text"]
+
+HEADER = ("op", "shape", "dtype", "KPT", "PyTorch", "ratio", "95% interval", "of limit", "variant")
+
+
+def time_text(seconds: float) -> str:
+    """Three significant digits with a unit: "12.3 us"."""
+    for factor, unit in ((1e6, "us"), (1e3, "ms")):
+        if seconds * factor < 1000:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def rate_text(name: str, rate: float) -> str:
+    """A limit: "216 GFLOP/s", "13.1 GB/s"."""
+    unit = {"read": "GB/s", "copy": "GB/s", "int8": "GOP/s"}.get(name, "GFLOP/s")
+    return f"{rate / 1e9:.0f} {unit}" if rate >= 1e11 else f"{rate / 1e9:.3g} {unit}"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One text per column of :data:`HEADER`."""
+    name = row.name + (" (out=)" if row.out and "out" not in row.name else "")
+    return (
+        row.op,
+        name,
+        row.dtype,
+        time_text(row.kpt),
+        time_text(row.torch),
+        f"{row.ratio:.2f}x",
+        f"{row.ratio_low:.2f} - {row.ratio_high:.2f}",
+        f"{100 * row.limit_share:.0f}% {row.bound}",
+        row.variant + (" (unsteady machine)" if row.unsteady else ""),
+    )
+
+
+def machine_text(machine: Machine) -> str:
+    """One line on the machine."""
+    return (
+        f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads, kernels up to "
+        f"{machine.isa}, L2 {machine.l2_bytes >> 10} KiB a core, "
+        f"L3 {machine.l3_bytes >> 20} MiB, {machine.memory_bytes / 2**30:.0f} GiB, "
+        f"{machine.system}"
+    )
+
+
+def limit_text(record: Record) -> str:
+    """One line on the measured limits."""
+    parts = [
+        f"{name} {rate_text(name, rate)}"
+        + (f" ({record.limit_variants[name]})" if name in record.limit_variants else "")
+        for name, rate in record.limits.items()
+    ]
+    return ", ".join(parts)
