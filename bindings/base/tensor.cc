@@ -120,15 +120,21 @@ void FillFromDlpack(const DLPackExchangeAPI* api, nb::handle object, const char*
   view->data = t.data != nullptr ? static_cast<char*>(t.data) + t.byte_offset : nullptr;
 }
 
+std::string TextOf(nb::handle object) {
+  const nb::object text = nb::steal(PyObject_Str(object.ptr()));
+  if (!text.is_valid()) throw nb::python_error();
+  return nb::cast<std::string>(text);
+}
+
 void FillFromAttributes(nb::handle object, const char* op, const char* arg,
                         MutableTensorView* view) {
   if (!nb::hasattr(object, "data_ptr") || !nb::hasattr(object, "stride")) {
     RaiseType(op, arg,
-              "must be a torch.Tensor, got " + nb::cast<std::string>(nb::str(object.type())));
+              "must be a torch.Tensor, got " + TextOf(object.type()));
   }
-  const std::string device = nb::cast<std::string>(nb::str(object.attr("device").attr("type")));
+  const std::string device = TextOf(nb::object(object.attr("device").attr("type")));
   if (device != "cpu") RaiseType(op, arg, "must be on the CPU, got device " + device);
-  const std::string dtype = nb::cast<std::string>(nb::str(object.attr("dtype")));
+  const std::string dtype = TextOf(nb::object(object.attr("dtype")));
   if (!FromName(dtype, &view->dtype)) RaiseType(op, arg, "has unsupported dtype " + dtype);
   const nb::tuple shape(object.attr("shape"));
   const nb::tuple strides(object.attr("stride")());
