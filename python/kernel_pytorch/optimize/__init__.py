@@ -14,13 +14,12 @@ import torch
 from torch import nn
 
 from kernel_pytorch.optimize.capture import Inputs
+from kernel_pytorch.optimize.installed import ATTRIBUTE, Installed
 from kernel_pytorch.optimize.policy import policy
 from kernel_pytorch.optimize.results import Report
-from kernel_pytorch.optimize.session import Installed, Session
+from kernel_pytorch.optimize.session import Session
 
 __all__ = ["Report", "optimize", "plan", "report", "revert"]
-
-_ATTRIBUTE = "_kpt_optimized"
 
 
 def plan(
@@ -91,7 +90,7 @@ def optimize(
     )
     result = session.run()
     session.installed.report = result
-    model.__dict__[_ATTRIBUTE] = session.installed
+    model.__dict__[ATTRIBUTE] = session.installed
     return model
 
 
@@ -106,12 +105,12 @@ def revert(model: nn.Module) -> nn.Module:
     """Undo :func:`optimize`; returns ``model``, bitwise the original. ValueError if there is
     nothing to undo."""
     _installed(model).remove()
-    del model.__dict__[_ATTRIBUTE]
+    del model.__dict__[ATTRIBUTE]
     return model
 
 
 def _installed(model: nn.Module) -> Installed:
-    found = model.__dict__.get(_ATTRIBUTE) if isinstance(model, nn.Module) else None
+    found = model.__dict__.get(ATTRIBUTE) if isinstance(model, nn.Module) else None
     if found is None:
         raise ValueError("this model was not optimized")
     result: Installed = found
@@ -125,7 +124,7 @@ def _session(model: nn.Module, example_inputs: Any, precision: str, **options: A
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("optimize: argument 'model' is TorchScript, whose code cannot be replaced")
-    if _ATTRIBUTE in model.__dict__:
+    if ATTRIBUTE in model.__dict__:
         raise ValueError("optimize: this model is already optimized; call revert(model) first")
     if model.training and not isinstance(model, torch.fx.GraphModule):
         raise ValueError(

@@ -12,7 +12,7 @@ from torch import fx, nn
 from kernel_pytorch.optimize.attention import MultiheadAttention, find_attention
 from kernel_pytorch.optimize.capture import Call, Captured, Shapes
 from kernel_pytorch.optimize.encoder_block import EncoderBlock, find_block
-from kernel_pytorch.optimize.fuse import find_fusion
+from kernel_pytorch.optimize.fuse import Convention, find_fusion
 from kernel_pytorch.optimize.policy import Policy
 from kernel_pytorch.optimize.recognize import as_linear, as_norm
 from kernel_pytorch.optimize.replacement import LeafReplacement, Replacement
@@ -36,6 +36,16 @@ class Candidate:
     build: Callable[[Policy], Replacement] | None
     """None for "traced": decided by :func:`find_fusion` with a real call."""
     consumed: list[nn.Module] = field(default_factory=list)
+
+    def trace(self, convention: Convention) -> str:
+        """Give a traced candidate its builder; why it has none, "" when it has."""
+        fusion = find_fusion(self.module, convention, self.dtype)
+        if isinstance(fusion, str):
+            return fusion
+        self.build = fusion.build
+        self.consumed = fusion.consumed
+        self.rank = " + ".join(dict.fromkeys(fusion.kinds))
+        return ""
 
     @property
     def key(self) -> Any:
@@ -185,13 +195,7 @@ def groups_of(found: Survey, captured: Captured) -> tuple[list[Group], dict[str,
         call = captured.calls[key]
         reason = call.replayable
         if candidate.rank == "traced" and not reason:
-            fusion = find_fusion(candidate.module, call, candidate.dtype)
-            if isinstance(fusion, str):
-                reason = fusion
-            else:
-                candidate.build = fusion.build
-                candidate.consumed = fusion.consumed
-                candidate.rank = " + ".join(dict.fromkeys(fusion.kinds))
+            reason = candidate.trace(Convention.of(call))
         if reason:
             # A container without a pattern is no news; its children are candidates themselves.
             if candidate.rank != "traced" or isinstance(candidate.module, fx.GraphModule):

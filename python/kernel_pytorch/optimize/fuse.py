@@ -23,11 +23,11 @@ from kernel_pytorch.optimize.recognize import LinearWeights, NormWeights
 from kernel_pytorch.optimize.replacement import Replacement
 from kernel_pytorch.optimize.steps import AddNormStep, AttentionStep, LinearStep, NormStep
 
-__all__ = ["FusedReplacement", "Fusion", "find_fusion"]
+__all__ = ["Convention", "FusedReplacement", "Fusion", "find_fusion"]
 
 
 @dataclass(frozen=True)
-class _Convention:
+class Convention:
     """Which arguments are data; the others must equal those of the traced call."""
 
     count: int
@@ -36,13 +36,35 @@ class _Convention:
     constants: tuple[tuple[int | str, Any], ...]
 
     @staticmethod
-    def of(call: Call) -> _Convention:
+    def of(call: Call) -> Convention:
         places = [*enumerate(call.args), *call.kwargs.items()]
-        return _Convention(
+        return Convention(
             len(call.args),
             tuple(call.kwargs),
             tuple(place for place, value in places if not isinstance(value, PLAIN)),
             tuple((place, value) for place, value in places if isinstance(value, PLAIN)),
+        )
+
+    def to_json(self) -> dict[str, Any] | None:
+        """As plain data; None when a constant is of a type JSON lacks."""
+        values = [value for _, value in self.constants]
+        if any(isinstance(v, (torch.dtype, torch.device)) for v in values):
+            return None
+        return {
+            "count": self.count,
+            "names": list(self.names),
+            "data": list(self.data),
+            "constants": [list(pair) for pair in self.constants],
+        }
+
+    @staticmethod
+    def from_json(found: dict[str, Any]) -> Convention:
+        """What :meth:`to_json` gave."""
+        return Convention(
+            found["count"],
+            tuple(found["names"]),
+            tuple(found["data"]),
+            tuple((place, value) for place, value in found["constants"]),
         )
 
     def reason(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -88,7 +110,7 @@ class _Tracer(fx.Tracer):
         return super().create_arg(a)
 
 
-def _trace(module: nn.Module, convention: _Convention) -> fx.Graph:
+def _trace(module: nn.Module, convention: Convention) -> fx.Graph:
     if isinstance(module, fx.GraphModule):
         return _copied(module.graph)
 
@@ -126,7 +148,7 @@ class Fusion:
 
     module: nn.Module
     graph: fx.Graph
-    convention: _Convention
+    convention: Convention
     dtype: torch.dtype
     """The dtype of the module's weights."""
     factories: dict[str, StepFactory] = field(default_factory=dict)
@@ -180,16 +202,18 @@ class FusedReplacement(Replacement):
         return ""
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.module, fx.GraphModule):
+            # An exported graph flattens its arguments itself.
+            return self.graph.forward(*args, **kwargs)
         return self.graph.forward(*self.convention.select(args, kwargs))
 
 
-def find_fusion(module: nn.Module, call: Call, dtype: torch.dtype) -> Fusion | str:
+def find_fusion(module: nn.Module, convention: Convention, dtype: torch.dtype) -> Fusion | str:
     """The patterns in ``module``'s forward, or why there are none.
 
-    ``call`` is a real call of it; ``dtype`` the dtype of its weights. Runs the module's forward
-    with symbolic inputs.
+    ``convention`` says how it is called; ``dtype`` is the dtype of its weights. Runs the module's
+    forward with symbolic inputs.
     """
-    convention = _Convention.of(call)
     try:
         graph = _trace(module, convention)
     except Exception as error:  # whatever a model's own code raises on symbolic inputs
@@ -254,7 +278,8 @@ class _Finder:
                 if not any(child is c for c in self.fusion.consumed):
                     self.fusion.consumed.append(child)
             elif self.fusion.module not in self.fusion.consumed:
-                self.fusion.consumed.append(self.fusion.module)
+                # Weights read by the module's own code, wherever they are below it.
+                self.fusion.consumed += list(self.fusion.module.modules())
         return step
 
     def _finish(self, node: fx.Node, step: fx.Node, inner: list[fx.Node]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from kernel_pytorch.optimize.results import Report, Row
 from kernel_pytorch.optimize.table import count_of, milliseconds, size, speedup, verdict
 
-__all__ = ["bars", "document", "page", "table"]
+__all__ = ["bars", "document", "page", "page_body", "table"]
 
 _STYLE = """
 :root{color-scheme:light dark}
@@ -66,9 +66,13 @@ def bars(items: Sequence[tuple[str, float, str]], label: str) -> str:
 
 
 def page(report: Report) -> str:
-    """The whole report."""
+    """The whole report as a page."""
     what = "Plan for" if report.planned_only else "Optimization of"
-    title = f"{what} {report.model_class} ({report.precision})"
+    return document(f"{what} {report.model_class} ({report.precision})", page_body(report))
+
+
+def page_body(report: Report) -> str:
+    """The report's sections."""
     parts: list[str] = []
     if report.model is not None:
         parts.append(_whole(report))
@@ -86,7 +90,7 @@ def page(report: Report) -> str:
     parts += [f"<p>{html.escape(note)}</p>" for note in report.notes]
     environment = [(k, str(v)) for k, v in report.environment.items()]
     parts.append("<h2>Measured with</h2>" + table(("", ""), environment))
-    return document(title, "".join(parts))
+    return "".join(parts)
 
 
 def _rows(report: Report, rows: Sequence[Row]) -> str:

@@ -8,7 +8,10 @@ from kernel_pytorch.optimize.attention import AttentionSwitch
 from kernel_pytorch.optimize.replacement import Replacement
 from kernel_pytorch.optimize.results import Report
 
-__all__ = ["Installed"]
+__all__ = ["ATTRIBUTE", "Installed"]
+
+ATTRIBUTE = "_kpt_optimized"
+"""The attribute of an optimized model that holds its :class:`Installed`."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Difference", "Timing", "compare", "paired"]
+__all__ = ["Difference", "Timing", "compare", "median_interval", "paired"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +79,10 @@ def paired(
         ratios.append(took[False] / took[True])
         if len(ratios) < _MIN_PAIRS:
             continue
-        low, high = _interval(ratios)
+        low, high = median_interval(ratios)
         if time.perf_counter() > deadline or (len(ratios) >= 11 and (low > 1.05 or high < 0.95)):
             break
-    low, high = _interval(ratios)
+    low, high = median_interval(ratios)
     return Timing(
         before=_median(times[0]),
         after=_median(times[1]),
@@ -99,7 +99,7 @@ def _median(values: Sequence[float]) -> float:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """95% confidence interval of the median: the number of values below it is binomial."""
     ordered = sorted(values)
     n = len(ordered)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from kernel_pytorch.core.dispatch_log import DispatchRecord, record, refuse_if_strict
 
@@ -98,7 +98,8 @@ class Replacement:
         return self.run_original(*args, **kwargs)
 
     def _common_reason(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        if self.module.training:
+        # An exported graph is what it is: its training flag means nothing.
+        if self.module.training and not isinstance(self.module, fx.GraphModule):
             return "the module is in training mode"
         if torch.is_grad_enabled() and self._needs_grad(args, kwargs):
             return "a gradient is needed; wrap inference in torch.inference_mode()"

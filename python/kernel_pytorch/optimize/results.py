@@ -132,6 +132,45 @@ class Report:
             "seconds": self.seconds,
         }
 
+    @staticmethod
+    def from_dict(found: dict[str, Any]) -> Report:
+        """What :meth:`to_dict` gave."""
+        rows = [
+            Row(
+                kind=row["kind"],
+                ops=tuple(row["ops"]),
+                modules=row["modules"],
+                shapes=row["shapes"],
+                timing=_timing_of(row),
+                difference=_difference_of(row),
+                ran=row["ran"],
+                kept=row["kept"],
+                reason=row["reason"],
+                extra_bytes=row["extra_bytes"],
+            )
+            for row in found["replacements"]
+        ]
+        whole = found["model"]
+        model = None
+        if whole is not None:
+            timing, difference = _timing_of(whole), _difference_of(whole)
+            assert timing is not None and difference is not None
+            model = WholeModel(
+                timing=timing,
+                difference=difference,
+                batch=whole["batch"],
+                weight_bytes=whole["weight_bytes"],
+                extra_bytes=whole["extra_bytes"],
+            )
+        plain = ("planned_only", "model_class", "precision", "max_error", "notes", "environment")
+        return Report(
+            rows=rows,
+            left=[Left(**item) for item in found["left"]],
+            model=model,
+            seconds=found["seconds"],
+            **{name: found[name] for name in plain},
+        )
+
     def to_json(self) -> str:
         """:meth:`to_dict` as JSON text."""
         return json.dumps(self.to_dict(), indent=2)
@@ -173,3 +212,24 @@ def _difference(difference: Difference | None) -> dict[str, Any]:
     # JSON has no infinity.
     values = dataclasses.asdict(difference)
     return {k: v if math.isfinite(v) else None for k, v in values.items()}
+
+
+def _timing_of(found: dict[str, Any]) -> Timing | None:
+    if found["before_ms"] is None:
+        return None
+    low, high = found["speedup_interval"]
+    return Timing(
+        before=found["before_ms"] / 1e3,
+        after=found["after_ms"] / 1e3,
+        speedup=found["speedup"],
+        low=low,
+        high=high,
+        pairs=found["pairs"],
+    )
+
+
+def _difference_of(found: dict[str, Any]) -> Difference | None:
+    if found["cosine"] is None:
+        return None
+    error, max_abs = (math.inf if found[n] is None else found[n] for n in ("error", "max_abs"))
+    return Difference(error=error, cosine=found["cosine"], max_abs=max_abs)

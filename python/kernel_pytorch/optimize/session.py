@@ -197,6 +197,9 @@ class Session:
             except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
                 row.reason = f"it fails on the example input: {error}"
                 return False
+            if originals := [c.reason for c in calls if c.implementation == "original"]:
+                row.reason = originals[0]
+                return False
             row.ran = "; ".join(
                 dict.fromkeys(
                     f"native {c.variant}"

@@ -1,0 +1,1 @@
+"""Demonstrations: each runs offline, shows what it did, and is a test."""
