@@ -2,14 +2,14 @@
 //
 // Each function has two precisions. kFast is for results that are then rounded to bfloat16: about
 // 2^-12 relative, a tenth of what the rounding costs. The other is for float and half. The bounds
-// below are measured by tests/kernels/base/simd_math_test.cc. NaN gives NaN everywhere; infinities
+// below are measured by tests/kernels/simd/simd_math_test.cc. NaN gives NaN everywhere; infinities
 // give what PyTorch's formulas give in double precision.
 //
 //   function            precise            fast
 //   Exp2                2 ulp              1.2e-4 relative
 //   Sigmoid             3 ulp              2.5e-4 relative
 //   Tanh                4 ulp              3e-4 relative
-//   kGelu               2e-7 absolute      1.5e-4 of x for x > 0, 7e-4 relative or 2e-5 for x < 0
+//   kGelu               2e-7 absolute      1.5e-4 of x for x > 0, 7e-5 absolute for x < 0
 //   kGeluTanh, kSilu    4 ulp + 2e-7       4e-4 relative
 //
 // Included by files compiled once per instruction set; see simd_io.h.
@@ -223,7 +223,7 @@ KPT_SIMD_INLINE FloatVec Activate(FloatVec x) {
   }
 }
 
-// d Activate / dx.
+// d Activate / dx, of all but relu.
 template <ActivationKind kKind, bool kFast>
 KPT_SIMD_INLINE FloatVec ActivateGrad(FloatVec x) {
   const FloatVec one = Set(1.0f);
@@ -233,9 +233,7 @@ KPT_SIMD_INLINE FloatVec ActivateGrad(FloatVec x) {
     LogisticSlope<kFast>(v, &s, &slope);
     return hn::MulAdd(hn::Mul(x, minus_dv), slope, s);
   };
-  if constexpr (kKind == ActivationKind::kRelu) {
-    return hn::IfThenZeroElse(hn::Le(x, Set(0.0f)), one);
-  } else if constexpr (kKind == ActivationKind::kGelu) {
+  if constexpr (kKind == ActivationKind::kGelu) {
     // Phi(x) + x phi(x). NaN comes through the product, whatever NormalCdf makes of it.
     constexpr float kInvSqrt2Pi = 0.39894228040143268f;
     const FloatVec e = Exp2BelowMax<kFast>(hn::Mul(hn::Mul(x, x), Set(-0.5f * kLog2E)));
@@ -257,6 +255,16 @@ KPT_SIMD_INLINE FloatVec ActivateGrad(FloatVec x) {
   } else {
     static_assert(kKind == ActivationKind::kQuickGelu, "a gated kind is not elementwise");
     return weighted(hn::Mul(x, Set(-kQuickGeluScale)), Set(kQuickGeluScale));
+  }
+}
+
+// grad * d Activate / dx. relu selects: where it is flat, an infinite gradient gives 0 too.
+template <ActivationKind kKind, bool kFast>
+KPT_SIMD_INLINE FloatVec Backpropagate(FloatVec grad, FloatVec x) {
+  if constexpr (kKind == ActivationKind::kRelu) {
+    return hn::IfThenZeroElse(hn::Le(x, Set(0.0f)), grad);
+  } else {
+    return hn::Mul(grad, ActivateGrad<kKind, kFast>(x));
   }
 }
 

@@ -58,7 +58,7 @@ template <class T>
 void Backward(const ActJob& job, int64_t begin, int64_t end) {
   SwitchKind(job.kind, [&](auto kind) {
     Pieces<T, true>(job, begin, end, [](FloatVec x, FloatVec grad) HWY_ATTR {
-      return hn::Mul(grad, ActivateGrad<decltype(kind)::value, kFastFor<T>>(x));
+      return Backpropagate<decltype(kind)::value, kFastFor<T>>(grad, x);
     });
   });
 }

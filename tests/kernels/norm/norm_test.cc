@@ -1,0 +1,219 @@
+// The four norms: every instruction set, dtype and tail against double precision; layouts, aliasing
+// and refusals.
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/norm/add_layer_norm.h"
+#include "kernels/norm/add_rms_norm.h"
+#include "kernels/norm/layer_norm.h"
+#include "kernels/norm/rms_norm.h"
+#include "tests/kernels/base/row_op_testing.h"
+
+namespace kpt::cpu {
+namespace {
+
+using testing_util::At;
+using testing_util::kFloats;
+using testing_util::kWidths;
+using testing_util::Levels;
+using testing_util::Tensor;
+using testing_util::Unit;
+
+// One call of any of the four.
+struct Call {
+  bool mean;
+  bool add;
+  float eps = 1e-5f;
+
+  Status Run(const LaunchContext& ctx, MutableTensorView y, MutableTensorView new_residual,
+             TensorView x, TensorView residual, TensorView weight, TensorView bias) const {
+    if (mean && add) {
+      return AddLayerNorm(ctx, {y, new_residual, x, residual, weight, bias, eps});
+    }
+    if (mean) return LayerNorm(ctx, {y, x, weight, bias, eps});
+    if (add) return AddRmsNorm(ctx, {y, new_residual, x, residual, weight, eps});
+    return RmsNorm(ctx, {y, x, weight, eps});
+  }
+};
+
+constexpr Call kCalls[] = {{true, false}, {true, true}, {false, false}, {false, true}};
+
+// Row r of the norm of `h`, in double.
+std::vector<double> Exact(const Call& call, const Tensor& h, int64_t r, const Tensor* weight,
+                          const Tensor* bias) {
+  const int64_t n = h.cols();
+  double sum = 0, squares = 0;
+  for (int64_t c = 0; c < n; ++c) sum += h.Get(r, c);
+  const double mean = call.mean ? sum / static_cast<double>(n) : 0.0;
+  for (int64_t c = 0; c < n; ++c) squares += (h.Get(r, c) - mean) * (h.Get(r, c) - mean);
+  const double rstd =
+      1 / std::sqrt(squares / static_cast<double>(n) + static_cast<double>(call.eps));
+  std::vector<double> y(static_cast<size_t>(n));
+  for (int64_t c = 0; c < n; ++c) {
+    const double w = weight != nullptr ? weight->Get(0, c) : 1.0;
+    const double b = bias != nullptr && call.mean ? bias->Get(0, c) : 0.0;
+    y[static_cast<size_t>(c)] = (h.Get(r, c) - mean) * rstd * w + b;
+  }
+  return y;
+}
+
+void Check(const Call& call, Isa isa, DType dtype, int64_t n, float mean,
+           std::optional<DType> params) {
+  std::mt19937 random(static_cast<unsigned>(n));
+  constexpr int64_t kRows = 3;
+  Tensor x(dtype, kRows, n, 3), residual(dtype, kRows, n, 1), y(dtype, kRows, n, 5);
+  Tensor sum(dtype, kRows, n, 2);
+  x.Fill(&random, mean, 1.0f);
+  residual.Fill(&random, 0.0f, 1.0f);
+  Tensor weight(params.value_or(dtype), 1, n), bias(params.value_or(dtype), 1, n);
+  weight.Fill(&random, 1.0f, 0.5f);
+  bias.Fill(&random, 0.0f, 0.5f);
+  const TensorView none;
+  LaunchRecord record;
+  const Status status =
+      call.Run(At(isa, &record), y.view(), sum.view(), x.view(), residual.view(),
+               params ? weight.row_view() : none, params ? bias.row_view() : none);
+  ASSERT_TRUE(status.ok()) << status.message();
+  const std::string where = std::string(record.variant) + " " + Name(dtype) + " " +
+                            std::to_string(n) + " mean " + std::to_string(mean);
+  EXPECT_TRUE(y.GapsUntouched() && sum.GapsUntouched()) << where;
+  if (call.add) {
+    Tensor one(dtype, 1, 1);
+    for (int64_t r = 0; r < kRows; ++r) {
+      for (int64_t c = 0; c < n; ++c) {
+        one.Set(0, 0, x.Get(r, c) + residual.Get(r, c));
+        ASSERT_EQ(sum.Get(r, c), one.Get(0, 0)) << where;
+      }
+    }
+  }
+  for (int64_t r = 0; r < kRows; ++r) {
+    const std::vector<double> want =
+        Exact(call, call.add ? sum : x, r, params ? &weight : nullptr, params ? &bias : nullptr);
+    for (int64_t c = 0; c < n; ++c) {
+      const double w = want[static_cast<size_t>(c)];
+      // Rounding once, and float arithmetic within: x - mean carries the error of a float mean.
+      const double allowed = 1.05 * Unit(dtype) * std::fabs(w) +
+                             8 * 0x1p-24 * (4 + std::fabs(w)) +
+                             (n == 1 ? 0.0 : 2 * 0x1p-24 * std::fabs(mean) / 100);
+      ASSERT_NEAR(y.Get(r, c), w, allowed) << where << " row " << r << " col " << c;
+    }
+  }
+}
+
+TEST(Norm, AgreesWithDoubleAtEveryLevel) {
+  for (const Call& call : kCalls) {
+    for (Isa isa : Levels()) {
+      for (DType dtype : kFloats) {
+        for (int64_t n : kWidths) {
+          Check(call, isa, dtype, n, 0.0f, dtype);
+          Check(call, isa, dtype, n, 0.5f, DType::kFloat32);
+          Check(call, isa, dtype, n, -0.25f, std::nullopt);
+        }
+      }
+    }
+  }
+}
+
+// With mean 10000 and deviation 1, sums of squares in float would leave no correct digit.
+TEST(Norm, LargeMeanDoesNotCancel) {
+  for (Isa isa : Levels()) {
+    for (int64_t n : {64, 1000, 5003}) {
+      Check({true, false}, isa, DType::kFloat32, n, 10000.0f, DType::kFloat32);
+      Check({true, true}, isa, DType::kFloat32, n, 10000.0f, DType::kFloat32);
+    }
+  }
+}
+
+TEST(Norm, EveryLevelHasItsVariant) {
+  std::set<std::string> names;
+  Tensor x(DType::kFloat32, 2, 8), y(DType::kFloat32, 2, 8);
+  for (Isa isa : Levels()) {
+    LaunchRecord record;
+    ASSERT_TRUE(LayerNorm(At(isa, &record), {y.view(), x.view(), {}, {}, 1e-5f}).ok());
+    names.insert(record.variant);
+  }
+  EXPECT_EQ(names.size(), std::min<size_t>(LayerNormVariants().size(), Levels().size()));
+}
+
+TEST(Norm, InPlaceGivesTheSame) {
+  std::mt19937 random(9);
+  for (DType dtype : kFloats) {
+    Tensor x(dtype, 4, 200), residual(dtype, 4, 200), y(dtype, 4, 200), sum(dtype, 4, 200);
+    x.Fill(&random, 0, 1);
+    residual.Fill(&random, 0, 1);
+    const LaunchContext ctx = At(DetectedIsa());
+    const TensorView none;
+    for (const Call& call : kCalls) {
+      Tensor x2 = x, residual2 = residual;
+      ASSERT_TRUE(
+          call.Run(ctx, y.view(), sum.view(), x.view(), residual.view(), none, none).ok());
+      // y over x, the sum over the residual.
+      ASSERT_TRUE(call.Run(ctx, x2.view(), residual2.view(), x2.view(), residual2.view(), none, none)
+                      .ok());
+      EXPECT_EQ(x2.bytes(), y.bytes());
+      if (call.add) {
+        EXPECT_EQ(residual2.bytes(), sum.bytes());
+      }
+    }
+  }
+}
+
+TEST(Norm, EmptyIsFine) {
+  Tensor none(DType::kFloat32, 0, 8), y(DType::kFloat32, 0, 8);
+  EXPECT_TRUE(LayerNorm(At(Isa::kBaseline), {y.view(), none.view(), {}, {}, 1e-5f}).ok());
+  Tensor thin(DType::kFloat32, 3, 0), z(DType::kFloat32, 3, 0);
+  EXPECT_TRUE(RmsNorm(At(Isa::kBaseline), {z.view(), thin.view(), {}, 1e-5f}).ok());
+}
+
+void ExpectRefused(const Status& status, StatusCode code, const std::string& part) {
+  EXPECT_EQ(status.code(), code) << status.message();
+  EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
+}
+
+TEST(Norm, Refusals) {
+  const LaunchContext ctx = At(Isa::kBaseline);
+  Tensor x(DType::kFloat32, 4, 8), y(DType::kFloat32, 4, 8), small(DType::kFloat32, 3, 8);
+  Tensor half(DType::kFloat16, 4, 8), weight(DType::kFloat32, 1, 7), big(DType::kFloat32, 8, 8);
+  const auto bad = StatusCode::kInvalidArgument;
+  ExpectRefused(LayerNorm(ctx, {small.view(), x.view(), {}, {}, 1e-5f}), bad,
+                "layer_norm: argument 'y' must have shape [4, 8] like 'x', got [3, 8]");
+  ExpectRefused(LayerNorm(ctx, {half.view(), x.view(), {}, {}, 1e-5f}), StatusCode::kTypeError,
+                "argument 'y' must have dtype float32");
+  ExpectRefused(LayerNorm(ctx, {y.view(), x.view(), weight.row_view(), {}, 1e-5f}), bad,
+                "argument 'weight' must have shape [8], got [7]");
+  ExpectRefused(RmsNorm(ctx, {y.view(), x.view(), half.row_view(), 1e-5f}),
+                StatusCode::kTypeError, "rms_norm: argument 'weight' must have dtype float32");
+  MutableTensorView spread = x.view();
+  spread.strides[1] = 2;
+  spread.shape[0] = 1;
+  MutableTensorView one = y.view();
+  one.shape[0] = 1;
+  ExpectRefused(RmsNorm(ctx, {one, spread, {}, 1e-5f}), bad, "dense last dimension");
+  MutableTensorView scalar = x.view();
+  scalar.rank = 0;
+  ExpectRefused(RmsNorm(ctx, {scalar, scalar, {}, 1e-5f}), bad, "at least 1 dimension");
+  MutableTensorView integers = x.view();
+  integers.dtype = DType::kInt32;
+  ExpectRefused(RmsNorm(ctx, {integers, integers, {}, 1e-5f}), StatusCode::kTypeError, "int32");
+  // Overlaps: shifted by a row; an output that overlaps itself; two outputs in one place.
+  MutableTensorView low = big.view(), high = big.view();
+  low.shape[0] = high.shape[0] = 4;
+  high.data = static_cast<float*>(high.mutable_data()) + 8;
+  ExpectRefused(RmsNorm(ctx, {high, low, {}, 1e-5f}), bad, "argument 'y' overlaps 'x' in memory");
+  MutableTensorView flat = y.view();
+  flat.strides[0] = 0;
+  ExpectRefused(RmsNorm(ctx, {flat, x.view(), {}, 1e-5f}), bad, "must not overlap itself");
+  ExpectRefused(AddRmsNorm(ctx, {y.view(), y.view(), x.view(), big.view(), {}, 1e-5f}), bad,
+                "argument 'residual' must have shape");
+  ExpectRefused(AddRmsNorm(ctx, {y.view(), y.view(), x.view(), x.view(), {}, 1e-5f}), bad,
+                "argument 'y' overlaps 'new_residual'");
+}
+
+}  // namespace
+}  // namespace kpt::cpu

@@ -1,0 +1,1 @@
+#include "tests/kernels/simd/probe_impl.h"
