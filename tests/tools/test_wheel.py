@@ -115,7 +115,7 @@ def test_tag_is_true_and_not_too_modest(wheel, files, info, module):
     assert "Root-Is-Purelib: false\n" in files[f"{info}/WHEEL"].decode()
     assert tag.startswith("cp310-abi3-manylinux_")
     promised = tuple(int(v) for v in re.search(r"manylinux_(\d+)_(\d+)_x86_64$", tag).groups())
-    newest = elf.newest_glibc(module)
+    newest = elf.oldest_platform(module)
     host = tuple(int(v) for v in os.confstr("CS_GNU_LIBC_VERSION").split()[1].split("."))
     if promised == host and newest < promised:
         pytest.skip(f"linked on glibc {host}, newer than the known ones: the tag is the host's")
@@ -123,23 +123,23 @@ def test_tag_is_true_and_not_too_modest(wheel, files, info, module):
 
 
 def test_a_tag_that_is_too_old_is_refused(files):
-    with pytest.raises(ValueError, match=r"cpu\.abi3\.so needs GLIBC_"):
+    with pytest.raises(ValueError, match=r"cpu\.abi3\.so needs manylinux_2_\d+, not"):
         make_wheel.check_tag("cp310-abi3-manylinux_2_5_x86_64", {_MODULE: files[_MODULE]})
 
 
 def test_needs_neither_torch_nor_python(module):
-    assert not [n for n in module.needed if re.match(r"lib(torch|c10|python|stdc\+\+|gomp)", n)]
-    assert set(module.needed) <= {"libc.so.6", "libm.so.6", "ld-linux-x86-64.so.2"}
+    assert not [n for n in module.needed if re.match(r"lib(torch|c10|python|gomp|iomp)", n)]
+    system = {"libc.so.6", "libgcc_s.so.1", "libm.so.6", "libstdc++.so.6", "ld-linux-x86-64.so.2"}
+    assert set(module.needed) <= system
 
 
 def test_exports_the_entry_point_alone(module):
     assert module.exported == {"PyInit_cpu"}
 
 
-def test_every_open_symbol_is_pythons_or_the_c_librarys(module):
+def test_no_symbol_of_ours_is_open(module):
     # An undefined symbol of our own would show only when the module is imported.
-    ours = [s for s in module.undefined if s.startswith("_Z") or "kpt" in s]
-    assert not ours
+    assert not [s for s in module.undefined if "3kpt" in s or "8nanobind" in s]
 
 
 def test_two_builds_one_hash(wheel, tmp_path, monkeypatch):

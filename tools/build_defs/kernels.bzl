@@ -20,6 +20,9 @@ KPT_COPTS = [
     "-O3",
     "-Wall",
     "-Wextra",
+    # GCC 12 takes the deliberately undefined operands of its own intrinsics for mistakes.
+    "-Wno-maybe-uninitialized",
+    "-Wno-uninitialized",
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fvisibility=hidden",

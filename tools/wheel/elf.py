@@ -15,6 +15,18 @@ _SHT_GNU_VERNEED = 0x6FFFFFFE
 _DT_NEEDED = 1
 _STB_LOCAL = 0
 
+# The newest GLIBCXX version of the C++ library that came with each C library: GCC 8, 10, 11, 12,
+# 13, 14 and 15, as in the distributions the manylinux policies are made from.
+_CXX_PLATFORMS = (
+    ((2, 28), (3, 4, 25)),
+    ((2, 31), (3, 4, 28)),
+    ((2, 34), (3, 4, 29)),
+    ((2, 35), (3, 4, 30)),
+    ((2, 38), (3, 4, 32)),
+    ((2, 39), (3, 4, 33)),
+    ((2, 41), (3, 4, 34)),
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SharedLibrary:
@@ -84,7 +96,23 @@ def read(data: bytes) -> SharedLibrary:
     )
 
 
-def newest_glibc(library: SharedLibrary) -> tuple[int, int]:
-    """The newest GLIBC_x.y among the versions needed; (0, 0) if none is."""
-    found = [re.match(r"GLIBC_(\d+)\.(\d+)", version) for _, version in library.versions]
-    return max(((int(m[1]), int(m[2])) for m in found if m), default=(0, 0))
+def oldest_platform(library: SharedLibrary) -> tuple[int, int]:
+    """The oldest manylinux_x_y the library runs on, by the symbol versions it needs.
+
+    That is the newest GLIBC_x.y among them, or the platform that came with the newest GLIBCXX_x.y.z
+    if that is later; ValueError for a GLIBCXX newer than the table above.
+    """
+    platform = (0, 0)
+    for _, version in library.versions:
+        kind, _, number = version.partition("_")
+        if not re.fullmatch(r"[0-9.]+", number):
+            continue  # e.g. GLIBC_PRIVATE, GCC_3.0
+        numbers = tuple(int(v) for v in number.split("."))
+        if kind == "GLIBC":
+            platform = max(platform, (numbers[0], numbers[1]))
+        elif kind == "GLIBCXX":
+            fitting = [p for p, newest in _CXX_PLATFORMS if numbers <= newest]
+            if not fitting:
+                raise ValueError(f"{version} is newer than any known platform")
+            platform = max(platform, fitting[0])
+    return platform

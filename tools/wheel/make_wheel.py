@@ -3,9 +3,9 @@
     make_wheel --spec=SPEC.json --output=NAME.whl
 
 The same inputs give the same bytes: fixed order, times and modes, and nothing read from the
-machine. Before it writes, it holds the platform tag against the compiled modules: the newest
-`GLIBC_x.y` symbol version they need must not be newer than the tag's, and they may need no shared
-library beyond what the manylinux policies allow.
+machine. Before it writes, it holds the platform tag against the compiled modules: the symbol
+versions they need of the C and C++ libraries must not be newer than the tag's, and they may need
+no shared library beyond what the manylinux policies allow.
 """
 
 import base64
@@ -24,14 +24,16 @@ from tools.wheel import elf
 _SPEC = flags.DEFINE_string("spec", None, "JSON description of the wheel.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "The file to write.", required=True)
 
-# Part of every manylinux policy (PEP 600), and all that the C library of the platform brings.
+# Part of every manylinux policy (PEP 600).
 _ALLOWED_LIBRARIES = {
     "ld-linux-x86-64.so.2",
     "libc.so.6",
     "libdl.so.2",
+    "libgcc_s.so.1",
     "libm.so.6",
     "libpthread.so.0",
     "librt.so.1",
+    "libstdc++.so.6",
 }
 _TIME = (1980, 1, 1, 0, 0, 0)  # the oldest a zip file can hold
 
@@ -65,9 +67,10 @@ def check_tag(tag: str, modules: dict[str, bytes]) -> None:
     limit = (int(promised[1]), int(promised[2]))
     for name, data in modules.items():
         needs = elf.read(data)
-        newest = elf.newest_glibc(needs)
+        newest = elf.oldest_platform(needs)
         if newest > limit:
-            raise ValueError(f"{name} needs GLIBC_{newest[0]}.{newest[1]}, more than {tag} promises")
+            why = ", ".join(sorted(version for _, version in needs.versions))
+            raise ValueError(f"{name} needs manylinux_{newest[0]}_{newest[1]}, not {tag}: {why}")
         foreign = set(needs.needed) - _ALLOWED_LIBRARIES
         if foreign:
             raise ValueError(f"{name} needs {sorted(foreign)}, which {tag} does not allow")
