@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from kernel_pytorch.ops.activations import EAGER, wide
+from kernel_pytorch.ops.activations import wide
+from kernel_pytorch.ops.linears import ACTIVATIONS, GATES, linear
 from kernel_pytorch.ops.spec import Benchmark, Case, Cost, ErrorCase, OpSpec, Out, cases
-
-ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu", "swiglu", "geglu")
-GATES: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {"swiglu": F.silu, "geglu": F.gelu}
 
 
 def _check(
@@ -37,21 +33,6 @@ def _infer(
     return Out((*x.shape[:-1], rows // 2 if activation in GATES else rows), x.dtype)
 
 
-def _eager(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    activation: str = "none",
-) -> torch.Tensor:
-    y = F.linear(x, weight, bias)
-    if activation == "none":
-        return y
-    if activation in GATES:
-        gate, up = y.chunk(2, dim=-1)
-        return GATES[activation](gate) * up
-    return EAGER[activation](y)
-
-
 def _reference(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -59,7 +40,7 @@ def _reference(
     activation: str = "none",
 ) -> torch.Tensor:
     wide_bias = None if bias is None else wide(bias)
-    return _eager(wide(x), wide(weight), wide_bias, activation).to(x.dtype)
+    return linear(wide(x), wide(weight), wide_bias, activation).to(x.dtype)
 
 
 def _cost(
@@ -122,7 +103,7 @@ LINEAR_ACT = OpSpec(
     check=_check,
     infer=_infer,
     reference=_reference,
-    eager=_eager,
+    eager=linear,
     autocast=True,
     cost=_cost,
     build_inputs=_build,
@@ -196,9 +177,7 @@ LINEAR_ACT = OpSpec(
         ),
         ErrorCase(
             name="bias of another dtype",
-            call=lambda op: op(
-                torch.ones(2, 3).half(), torch.ones(4, 3).half(), torch.ones(4)
-            ),
+            call=lambda op: op(torch.ones(2, 3).half(), torch.ones(4, 3).half(), torch.ones(4)),
             error=TypeError,
             match="linear_act: argument 'bias' must have dtype float16, got float32",
         ),
