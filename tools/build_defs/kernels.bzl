@@ -48,6 +48,9 @@ _AVX512_BF16 = _AVX512 + [
     "-mavx512bitalg",
     "-mavx512vpopcntdq",
 ]
+# For tests that compile a kernel once more.
+KPT_AVX512_BF16_COPTS = KPT_COPTS + _AVX512_BF16
+
 _AMX = _AVX512_BF16 + ["-mamx-tile", "-mamx-bf16", "-mamx-int8"]
 
 # Longest suffix first: "_avx512_bf16.cc" must not be taken for a plain file.
@@ -93,6 +96,13 @@ def kpt_kernel_library(name, deps = [], visibility = None):
         hdrs = native.glob(["*.h", "cpu/*.h"], allow_empty = True),
         visibility = visibility,
         deps = deps,
+    )
+
+    # The tests run these with their tile instructions emulated.
+    native.filegroup(
+        name = "amx_sources",
+        srcs = _sources("_amx"),
+        visibility = ["//tests/kernels:__subpackages__"],
     )
 
     special = []

@@ -8,14 +8,12 @@
 //
 // Every sum is accumulated in the same order on each of these ways (k pairs ascending; leaving and
 // re-entering the tile between K chunks is exact), so the choice does not show in the result.
-//
-// The tile intrinsics of GCC are asm statements that do not tell the compiler which memory they
-// read or write; Fence() keeps ordinary loads and stores on their side.
 #include <immintrin.h>
 
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/base/amx_tiles.h"
 #include "kernels/base/parallel_for.h"
 #include "kernels/base/scratch.h"
 #include "kernels/gemm/cpu/pack_avx512.h"
@@ -36,17 +34,6 @@ constexpr int64_t kPassRowTiles = 256;       // rows of one pass: bounds the scr
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
-
-inline void Fence() { asm volatile("" ::: "memory"); }
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-constexpr TileConfig kTileConfig;
 
 // One operand as tiles of 16 rows. A gated weight alternates gate and up tiles, so that both halves
 // of a feature meet in one block.
@@ -436,7 +423,7 @@ void Run(const Plan& p, int64_t row_begin, int64_t row_end, int64_t col_begin, i
       for (int64_t i = 0; i < p.k_chunks(); ++i) {
         const Chunk k = p.GetChunk(i);
         const Columns columns = GetColumns(p, c0 * col_tiles, c1 * col_tiles, k, w);
-        Fence();
+        TileFence();
         for (int64_t q0 = r0; q0 < r1; q0 += p.rows_in_chunk()) {
           const int64_t q1 = Min(q0 + p.rows_in_chunk(), r1);
           for (int64_t c = c0; c < c1; ++c) {
@@ -453,9 +440,9 @@ void Run(const Plan& p, int64_t row_begin, int64_t row_end, int64_t col_begin, i
                 Multiply1x4(a, b, k, sums);
               }
               if (k.last) {
-                Fence();
+                TileFence();
                 Emit(p, sums, r * row_tiles, c * col_tiles, w.transposed);
-                Fence();
+                TileFence();
               }
             }
           }
@@ -550,10 +537,9 @@ bool Bf16Gemm(int num_threads, const PanelGemm& g) {
     const int64_t ci = thread / row_cuts;
     Workspace w;
     Workspace::Layout(p, scratch + thread * bytes, &w);
-    asm volatile("ldtilecfg %0" ::"m"(kTileConfig));
+    const AmxTiles tiles;
     Run(p, p.row_blocks() * ri / row_cuts, p.row_blocks() * (ri + 1) / row_cuts,
         p.col_blocks() * ci / col_cuts, p.col_blocks() * (ci + 1) / col_cuts, w);
-    _tile_release();
   });
   return true;
 }

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/base/amx_tiles.h"
 #include "kernels/base/parallel_for.h"
 #include "kernels/base/scratch.h"
 #include "kernels/gemm/cpu/decode_avx512_bf16.h"
@@ -27,39 +28,9 @@ constexpr int64_t kFewDepth = 16;     // dword rows decoded ahead for few rows: 
 constexpr int64_t kSliceDepth = 32;   // and at once for more rows
 constexpr int64_t kSliceRows = 128;
 constexpr int64_t kGroupBytes = 1 << 20;  // decoded panels
-#ifndef KPT_PF
-#define KPT_PF 8192
-#endif
-constexpr int64_t kPrefetchBytes = KPT_PF;
+constexpr int64_t kPrefetchBytes = 8192;
 
 constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t bytes_per_row[16] = {};
-  uint8_t rows[16] = {};
-};
-
-// All eight tiles as 16 rows of 64 bytes; released when the thread is done.
-class Tiles {
- public:
-  Tiles() {
-    TileConfig config;
-    for (int i = 0; i < 8; ++i) {
-      config.bytes_per_row[i] = 64;
-      config.rows[i] = 16;
-    }
-    _tile_loadconfig(&config);
-  }
-  ~Tiles() { _tile_release(); }
-  Tiles(const Tiles&) = delete;
-  Tiles& operator=(const Tiles&) = delete;
-};
-
-// Tile loads are opaque to the compiler: stores before must not sink below them.
-inline void StoresDone() { asm volatile("" ::: "memory"); }
 
 #define KPT_TILE_DOT(c, a, b)    \
   do {                           \
@@ -173,7 +144,7 @@ void DecodeAndDot(const Decoder& decoder, const char* panel, int64_t depth, cons
       DecodeRow<kInt8>(decoder, ahead + (2 * part + 1) * kPanelRowBytes,
                        next + (4 * part + 2) * kPanelRowBytes);
     };
-    StoresDone();
+    TileFence();
     Step1x4<false>(a + k0 * 8, lda, now, [&](int i) { decode(i); });
     Step1x4<false>(a + k0 * 8 + 64, lda, now + kStepBytes, [&](int i) { decode(4 + i); });
   }
@@ -237,7 +208,7 @@ template <bool kInt8>
 void FewRows(const QuantGemm& g, const QuantShare& share, const WeightOnlyScratch& w,
              char* scratch) {
   const Decoder decoder(g.format);
-  const Tiles tiles;
+  const AmxTiles tiles;
   char* decoded = scratch;
   char* sums = decoded + w.decoded_bytes;
   char* copy = sums + w.sum_rows * kPanelRowBytes;
@@ -254,7 +225,7 @@ template <bool kInt8>
 void SomeRows(const QuantGemm& g, const QuantShare& share, const WeightOnlyScratch& w,
               char* scratch) {
   const Decoder decoder(g.format);
-  const Tiles tiles;
+  const AmxTiles tiles;
   const int64_t depth = g.depth();
   char* decoded = scratch;
   char* sums = decoded + w.decoded_bytes;
@@ -269,7 +240,7 @@ void SomeRows(const QuantGemm& g, const QuantShare& share, const WeightOnlyScrat
     for (int64_t k0 = 0; k0 < depth; k0 += kSliceDepth) {
       const int64_t n = depth - k0 < kSliceDepth ? depth - k0 : kSliceDepth;
       DecodeSlice<kInt8>(decoder, panel + k0 * kPanelRowBytes, n, decoded);
-      StoresDone();
+      TileFence();
       for (int64_t r = 0; r < all; r += kBlockRows) {
         for (int half = 0; half < 2; ++half) {
           char* c = sums + r * kPanelRowBytes + half * 128;
@@ -292,7 +263,7 @@ template <bool kInt8>
 void ManyRows(const QuantGemm& g, const QuantShare& share, const WeightOnlyScratch& w,
               char* scratch) {
   const Decoder decoder(g.format);
-  const Tiles tiles;
+  const AmxTiles tiles;
   const int64_t depth = g.depth();
   char* decoded = scratch;
   char* sums = decoded + w.decoded_bytes;
@@ -315,7 +286,7 @@ void ManyRows(const QuantGemm& g, const QuantShare& share, const WeightOnlyScrat
       for (int64_t p = p0; p < p1; ++p) {
         const char* b = decoded + (p - p0) * w.padded * kPanelCols;
         for (int half = 0; half < 2; ++half) {
-          StoresDone();
+          TileFence();
           ZeroSums();
           Steps2x2<false>(x, ldx, b + half * 128, 2 * depth);
           // The sums of the block before are written out while the tiles multiply this one.
@@ -331,7 +302,7 @@ void ManyRows(const QuantGemm& g, const QuantShare& share, const WeightOnlyScrat
 
 // 16 rows, int8: sums[16][64] = a * panel, read ahead from memory.
 void DotInt8(const char* a, int64_t lda, const char* panel, int64_t depth, char* sums) {
-  StoresDone();
+  TileFence();
   ZeroSums();
   for (int64_t g = 0; g < depth; g += kStepDepth, a += 64, panel += kStepBytes) {
     Step1x4<true>(a, lda, panel, [&](int i) {
@@ -381,7 +352,7 @@ bool Int8Gemm(int num_threads, const QuantGemm& g) {
     const int64_t unit = g.m <= kTileRows ? kTileRows : kBlockRows;
     const QuantShare share = ShareOf(thread, threads, g.m, unit, g.panel_count(), 1);
     if (share.row_begin >= share.row_end || share.panel_begin == share.panel_end) return;
-    const Tiles tiles;
+    const AmxTiles tiles;
     char* dots = scratch + bytes * thread;
     char* u = dots + kBlockRows * kPanelRowBytes;
     float* s = reinterpret_cast<float*>(u + block * ldu);
@@ -391,7 +362,7 @@ bool Int8Gemm(int num_threads, const QuantGemm& g) {
       const int64_t rows = share.row_end - m0 < block ? share.row_end - m0 : block;
       // Rows of u beyond `rows` hold anything: their sums are not used.
       QuantizeAnyRows(g, m0, rows, reinterpret_cast<uint8_t*>(u), ldu, s, z);
-      StoresDone();
+      TileFence();
       for (int64_t p = share.panel_begin; p < share.panel_end; ++p) {
         if (unit == kTileRows) {
           DotInt8(u, ldu, g.panel(p), depth, dots);

@@ -23,10 +23,7 @@ constexpr int64_t kBlockRows = 240;
 constexpr int64_t kEmitRows = 48;  // of Int8Gemm: their sums stay in the first-level cache
 constexpr int64_t kSliceDepth = 32;      // dword rows decoded at once: 16 KiB of bf16
 constexpr int64_t kInt8SliceDepth = 64;  // dword rows of 8-bit weights used at once: 16 KiB
-#ifndef KPT_PF
-#define KPT_PF 8192
-#endif
-constexpr int64_t kPrefetchBytes = KPT_PF;
+constexpr int64_t kPrefetchBytes = 8192;
 
 constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
