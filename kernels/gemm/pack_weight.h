@@ -50,6 +50,9 @@ const char* Name(PackFormat format);
 // "bf16, fp32, int8, fp8_e4m3", for messages.
 const char* SupportedPackFormats();
 
+// Whether weights are stored as 8-bit values and a scale.
+bool IsQuantized(PackFormat format);
+
 // Sizes of the packed tensor.
 DType PackedDType(PackFormat format);
 int64_t PackedPanels(int64_t n);
@@ -58,11 +61,11 @@ int64_t PackedPanelElements(PackFormat format, int64_t k);
 namespace cpu {
 
 struct PackWeightArgs {
-  MutableTensorView packed;     // [P, E] of PackedDType, dense
+  MutableTensorView packed;     // [P, E] of PackedDType; last dimension dense
   MutableTensorView scale_out;  // [N] float32, dense
   TensorView weight;            // [N, K] float32, float16 or bfloat16; last dimension dense
   PackFormat format = PackFormat::kBf16;
-  TensorView scale;         // optional [N] float32; int8 and fp8_e4m3 only
+  TensorView scale;         // optional [N] float32, dense; int8 and fp8_e4m3 only
   int64_t group_size = -1;  // only -1: one scale per output
 };
 

@@ -40,10 +40,10 @@ namespace cpu {
 inline constexpr int64_t kMaxInt8ComputeK = 32768;
 
 struct PackedLinearArgs {
-  MutableTensorView out;    // [..., N] (gated: N/2), dtype of x, rows dense and at one stride
-  TensorView x;             // [..., K] float32, float16 or bfloat16, last dimension dense
-  TensorView packed;        // [P, E] from pack_weight, dense
-  TensorView scale;         // [N] float32, dense
+  MutableTensorView out;     // [..., N] (gated: N/2), dtype of x, rows dense and at one stride
+  TensorView x;              // [..., K] float32, float16 or bfloat16, last dimension dense
+  TensorView packed;         // [P, E] from pack_weight, last dimension dense
+  TensorView scale;          // [N] float32, dense
   int64_t out_features = 0;  // N
   PackFormat format = PackFormat::kBf16;
   TensorView bias;  // optional [N], dtype of x
@@ -52,8 +52,9 @@ struct PackedLinearArgs {
   PackedCompute compute = PackedCompute::kWeightOnly;
 };
 
-// out must not overlap the inputs. Leading dimensions of x may have any strides (rows that no single
-// stride walks are copied first).
+// out must not overlap the inputs. Leading dimensions of x may have any strides: rows that no
+// single stride walks are copied first, and so are panels that have gaps between them or do not
+// start at a multiple of 64 bytes.
 Status PackedLinear(const LaunchContext& ctx, const PackedLinearArgs& args);
 std::vector<VariantInfo> PackedLinearVariants();
 

@@ -18,9 +18,9 @@ inline uint32_t MaxU16(__m512i v) {
   __m256i h = _mm256_max_epu16(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
   __m128i q = _mm_max_epu16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
   const __m128i ones = _mm_set1_epi16(-1);
-  return static_cast<uint32_t>(
+  return (static_cast<uint32_t>(
              _mm_cvtsi128_si32(_mm_minpos_epu16(_mm_xor_si128(q, ones)))) &
-             0xffffu ^
+             0xffffu) ^
          0xffffu;
 }
 

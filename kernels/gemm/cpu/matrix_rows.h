@@ -10,6 +10,15 @@
 
 namespace kpt::cpu {
 
+inline bool IsDense(const TensorView& t) {
+  int64_t stride = 1;
+  for (int i = t.rank - 1; i >= 0; --i) {
+    if (t.shape[i] > 1 && t.strides[i] != stride) return false;
+    stride *= t.shape[i];
+  }
+  return true;
+}
+
 // True when a single stride walks all rows; *rows is set either way.
 inline bool AsMatrix(const TensorView& t, int64_t* rows, int64_t* stride) {
   *rows = 1;

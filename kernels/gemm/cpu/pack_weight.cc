@@ -6,6 +6,7 @@
 
 #include "kernels/base/float_codec.h"
 #include "kernels/base/parallel_for.h"
+#include "kernels/base/row_checks.h"
 #include "kernels/gemm/cpu/panel.h"
 
 namespace kpt {
@@ -42,6 +43,10 @@ const char* Name(PackFormat format) {
 }
 
 const char* SupportedPackFormats() { return "bf16, fp32, int8, fp8_e4m3"; }
+
+bool IsQuantized(PackFormat format) {
+  return format == PackFormat::kInt8 || format == PackFormat::kFp8E4M3;
+}
 
 DType PackedDType(PackFormat format) {
   switch (format) {
@@ -144,7 +149,8 @@ void PackRow(const typename T::Type* w, int64_t k, float scale, PackFormat forma
         sum += q;
         panel[col * 4 + ByteOffset(i)] = static_cast<char>(q);
       }
-      reinterpret_cast<int32_t*>(panel + depth * kPanelRowBytes)[col] = sum;
+      // The caller's tensor of bytes may lie anywhere.
+      std::memcpy(panel + depth * kPanelRowBytes + col * 4, &sum, 4);
       return;
     }
     case PackFormat::kFp8E4M3: {
@@ -161,23 +167,22 @@ template <class T>
 void Pack(const LaunchContext& ctx, const PackWeightArgs& a) {
   const int64_t n = a.weight.dim(0);
   const int64_t k = a.weight.dim(1);
-  const bool quantized = a.format == PackFormat::kInt8 || a.format == PackFormat::kFp8E4M3;
   const int64_t panel_bytes = PackedPanelElements(a.format, k) * ItemSize(PackedDType(a.format));
+  const int64_t panel_stride = a.packed.stride(0) * ItemSize(a.packed.dtype);
   const int64_t depth = PanelDepth(k, 4);
   float* scale_out = a.scale_out.as_mutable<float>();
   ParallelFor(ctx.num_threads, PackedPanels(n), 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
-      char* panel = a.packed.as_mutable<char>() + p * panel_bytes;
+      char* panel = a.packed.as_mutable<char>() + p * panel_stride;
       std::memset(panel, 0, static_cast<size_t>(panel_bytes));
       const int64_t rows = n - p * kPanelCols < kPanelCols ? n - p * kPanelCols : kPanelCols;
       for (int64_t col = 0; col < rows; ++col) {
         const int64_t row = p * kPanelCols + col;
-        const typename T::Type* w =
-            a.weight.as<typename T::Type>() + row * a.weight.stride(0);
+        const typename T::Type* w = a.weight.as<typename T::Type>() + row * a.weight.stride(0);
         float scale = 1.0f;
         if (a.scale.present()) {
-          scale = a.scale.as<float>()[row * a.scale.stride(0)];
-        } else if (quantized) {
+          scale = a.scale.as<float>()[row];
+        } else if (IsQuantized(a.format)) {
           scale = RowScale<T>(w, k, a.format);
         }
         scale_out[row] = scale;
@@ -205,67 +210,70 @@ constexpr Variant<PackWeightArgs> kVariants[] = {
     {"portable", Isa::kBaseline, nullptr, RunPortable},
 };
 
-Status Invalid(const std::string& what) { return Status::InvalidArgument("pack_weight: " + what); }
+constexpr const char* kOp = "pack_weight";
 
-bool IsDense(const TensorView& t) {
-  int64_t stride = 1;
-  for (int i = t.rank - 1; i >= 0; --i) {
-    if (t.shape[i] > 1 && t.strides[i] != stride) return false;
-    stride *= t.shape[i];
+Status Invalid(const char* arg, const std::string& expected, const TensorView& got) {
+  return Status::InvalidArgument(Argument(kOp, arg) + "must " + expected + ", got " +
+                                 ShapeText(got));
+}
+
+Status WrongType(const char* arg, DType expected, const TensorView& got) {
+  return Status::TypeError(Argument(kOp, arg) + "must have dtype " + Name(expected) + ", got " +
+                           Name(got.dtype));
+}
+
+// A float tensor [n] without gaps.
+Status CheckScale(const char* arg, const TensorView& t, int64_t n) {
+  if (t.dtype != DType::kFloat32) return WrongType(arg, DType::kFloat32, t);
+  if (t.rank != 1 || t.dim(0) != n) {
+    return Invalid(arg, "have shape [" + std::to_string(n) + "]", t);
   }
-  return true;
+  return CheckRows(kOp, arg, t, 1);
 }
 
 Status Check(const PackWeightArgs& a) {
-  const bool quantized = a.format == PackFormat::kInt8 || a.format == PackFormat::kFp8E4M3;
-  if (a.weight.rank != 2) {
-    return Invalid("argument 'weight' must have 2 dimensions [out, in], got " +
-                   std::to_string(a.weight.rank));
-  }
-  const DType dtype = a.weight.dtype;
-  if (dtype != DType::kFloat32 && dtype != DType::kFloat16 && dtype != DType::kBFloat16) {
-    return Status::TypeError(
-        std::string("pack_weight: argument 'weight' must be float32, float16 or bfloat16, got ") +
-        Name(dtype));
-  }
+  KPT_RETURN_IF_ERROR(CheckRows(kOp, "weight", a.weight, 2));
+  if (a.weight.rank != 2) return Invalid("weight", "have 2 dimensions [N, K]", a.weight);
   if (a.group_size != -1) {
-    return Invalid("argument 'group_size' must be -1 (one scale per output) for format " +
-                   std::string(Name(a.format)) + ", got " + std::to_string(a.group_size));
+    return Status::InvalidArgument(Argument(kOp, "group_size") +
+                                   "must be -1 (one scale per output) for format '" +
+                                   Name(a.format) + "', got " + std::to_string(a.group_size));
   }
   const int64_t n = a.weight.dim(0);
-  const int64_t k = a.weight.dim(1);
+  const int64_t elements = PackedPanelElements(a.format, a.weight.dim(1));
   if (a.scale.present()) {
-    if (!quantized) {
-      return Invalid(std::string("argument 'scale' must be None for format ") + Name(a.format));
+    if (!IsQuantized(a.format)) {
+      return Status::InvalidArgument(Argument(kOp, "scale") + "must be None for format '" +
+                                     Name(a.format) + "'");
     }
-    if (a.scale.dtype != DType::kFloat32) {
-      return Status::TypeError(std::string("pack_weight: argument 'scale' must be float32, got ") +
-                               Name(a.scale.dtype));
-    }
-    if (a.scale.rank != 1 || a.scale.dim(0) != n) {
-      return Invalid("argument 'scale' must have shape [" + std::to_string(n) + "]");
-    }
+    KPT_RETURN_IF_ERROR(CheckScale("scale", a.scale, n));
   }
-  if (a.packed.rank != 2 || a.packed.dim(0) != PackedPanels(n) ||
-      a.packed.dim(1) != PackedPanelElements(a.format, k) ||
-      a.packed.dtype != PackedDType(a.format) || !IsDense(a.packed)) {
-    return Invalid("output 'packed' must be a dense " + std::string(Name(PackedDType(a.format))) +
-                   " tensor of shape [" + std::to_string(PackedPanels(n)) + ", " +
-                   std::to_string(PackedPanelElements(a.format, k)) + "]");
+  if (a.packed.dtype != PackedDType(a.format)) {
+    return WrongType("packed", PackedDType(a.format), a.packed);
   }
-  if (a.scale_out.rank != 1 || a.scale_out.dim(0) != n || a.scale_out.dtype != DType::kFloat32 ||
-      !IsDense(a.scale_out)) {
-    return Invalid("output 'scale' must be a dense float32 tensor of shape [" + std::to_string(n) +
-                   "]");
+  if (a.packed.rank != 2 || a.packed.dim(0) != PackedPanels(n) || a.packed.dim(1) != elements ||
+      (elements > 1 && a.packed.stride(1) != 1)) {
+    return Invalid("packed",
+                   "have shape [" + std::to_string(PackedPanels(n)) + ", " +
+                       std::to_string(elements) + "] and a dense last dimension",
+                   a.packed);
   }
-  return Status();
+  KPT_RETURN_IF_ERROR(CheckScale("scale_out", a.scale_out, n));
+  const TensorView* const inputs[] = {&a.weight, &a.scale};
+  const char* const names[] = {"weight", "scale"};
+  for (int i = 0; i < 2; ++i) {
+    KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "packed", a.packed, names[i], *inputs[i], false));
+    KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "scale_out", a.scale_out, names[i], *inputs[i], false));
+  }
+  KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "packed", a.packed, "scale_out", a.scale_out, false));
+  return CheckWritesOnce(kOp, "packed", a.packed);
 }
 
 }  // namespace
 
 Status PackWeight(const LaunchContext& ctx, const PackWeightArgs& args) {
   KPT_RETURN_IF_ERROR(Check(args));
-  return RunFirst("pack_weight", kVariants, ctx, args);
+  return RunFirst(kOp, kVariants, ctx, args);
 }
 
 std::vector<VariantInfo> PackWeightVariants() { return ListVariants(kVariants); }

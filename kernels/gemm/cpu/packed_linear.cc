@@ -4,7 +4,9 @@
 #include <string>
 
 #include "kernels/base/parallel_for.h"
+#include "kernels/base/row_checks.h"
 #include "kernels/base/scratch.h"
+#include "kernels/gemm/cpu/matrix_rows.h"
 #include "kernels/gemm/cpu/panel_gemm.h"
 #include "kernels/gemm/cpu/quant_gemm.h"
 
@@ -25,49 +27,16 @@ bool ParsePackedCompute(const char* name, PackedCompute* compute) {
 namespace cpu {
 namespace {
 
+constexpr const char* kOp = "packed_linear";
+
 // The kernels keep slot 0 and 1 for themselves.
 constexpr int kGatedSlot = 2;
 constexpr int kCopySlot = 3;
+constexpr int64_t kPanelAlignment = 64;
 constexpr int64_t kGatedRows = 256;  // rows of a gated call computed before they are combined
 
-// Leading dimensions as one: true when a single stride walks all rows.
-bool AsMatrix(const TensorView& t, int64_t* rows, int64_t* stride) {
-  *rows = 1;
-  *stride = t.dim(-1);
-  bool first = true;
-  for (int i = t.rank - 2; i >= 0; --i) {
-    if (t.shape[i] == 1) continue;
-    if (first) {
-      *stride = t.strides[i];
-      first = false;
-    } else if (t.strides[i] != *stride * *rows) {
-      return false;
-    }
-    *rows *= t.shape[i];
-  }
-  return true;
-}
-
-// Copies the rows of t, in order, to a dense matrix.
-void CopyRows(const LaunchContext& ctx, const TensorView& t, int64_t rows, char* out) {
-  const int64_t item = ItemSize(t.dtype);
-  const size_t row_bytes = static_cast<size_t>(t.dim(-1) * item);
-  ParallelFor(ctx.num_threads, rows, 64, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      int64_t offset = 0;
-      int64_t left = r;
-      for (int i = t.rank - 2; i >= 0; --i) {
-        offset += left % t.shape[i] * t.strides[i];
-        left /= t.shape[i];
-      }
-      std::memcpy(out + static_cast<size_t>(r) * row_bytes, t.as<char>() + offset * item,
-                  row_bytes);
-    }
-  });
-}
-
 Status OutOfScratch() {
-  return Status::ResourceExhausted("packed_linear: no memory for scratch buffers");
+  return Status::ResourceExhausted(std::string(kOp) + ": no memory for scratch buffers");
 }
 
 using EmitFn = void (*)(const Epilogue&, const float*, const float*, int64_t, int64_t, int64_t,
@@ -76,6 +45,7 @@ using QuantFn = bool (*)(int, const QuantGemm&);
 using PanelFn = bool (*)(int, const PanelGemm&);
 
 struct Problem {
+  const void* panels = nullptr;
   int64_t m = 0;
   int64_t k = 0;
   const void* x = nullptr;
@@ -86,13 +56,25 @@ struct Problem {
 Status MakeProblem(const LaunchContext& ctx, const PackedLinearArgs& a, Problem* p) {
   p->k = a.x.dim(-1);
   p->x = a.x.data;
-  if (!AsMatrix(a.x, &p->m, &p->ldx)) {
-    p->m = a.out.size() / a.out.dim(-1);
-    p->ldx = p->k;
-    char* copy = ScratchAs<char>(kCopySlot, static_cast<size_t>(a.x.size() * ItemSize(a.x.dtype)));
+  p->panels = a.packed.data;
+  const bool walks = AsMatrix(a.x, &p->m, &p->ldx);
+  const bool dense =
+      IsDense(a.packed) && reinterpret_cast<uintptr_t>(a.packed.data) % kPanelAlignment == 0;
+  if (!walks || !dense) {
+    const int64_t x_bytes = walks ? 0 : p->m * p->k * ItemSize(a.x.dtype);
+    const int64_t panels_at = (x_bytes + kPanelAlignment - 1) / kPanelAlignment * kPanelAlignment;
+    const int64_t panel_bytes = dense ? 0 : a.packed.size() * ItemSize(a.packed.dtype);
+    char* copy = ScratchAs<char>(kCopySlot, static_cast<size_t>(panels_at + panel_bytes));
     if (copy == nullptr) return OutOfScratch();
-    CopyRows(ctx, a.x, p->m, copy);
-    p->x = copy;
+    if (!walks) {
+      CopyRows(ctx.num_threads, a.x, p->m, copy);
+      p->x = copy;
+      p->ldx = p->k;
+    }
+    if (!dense) {
+      CopyRows(ctx.num_threads, a.packed, a.packed.dim(0), copy + panels_at);
+      p->panels = copy + panels_at;
+    }
   }
   int64_t out_rows = 0;
   AsMatrix(a.out, &out_rows, &p->epilogue.ldy);
@@ -101,8 +83,7 @@ Status MakeProblem(const LaunchContext& ctx, const PackedLinearArgs& a, Problem*
   p->epilogue.n = a.out.dim(-1);
   p->epilogue.bias = a.bias.present() ? a.bias.data : nullptr;
   p->epilogue.bias_dtype = a.bias.dtype;
-  const bool scaled = a.format == PackFormat::kInt8 || a.format == PackFormat::kFp8E4M3;
-  p->epilogue.scale = scaled ? a.scale.as<float>() : nullptr;
+  p->epilogue.scale = IsQuantized(a.format) ? a.scale.as<float>() : nullptr;
   p->epilogue.activation = a.activation;
   return Status();
 }
@@ -118,7 +99,7 @@ bool RunKernel(const LaunchContext& ctx, const PackedLinearArgs& a, const Proble
     g.x = x;
     g.x_dtype = a.x.dtype;
     g.ldx = p.ldx;
-    g.panels = a.packed.as<uint32_t>();
+    g.panels = static_cast<const uint32_t*>(p.panels);
     g.epilogue = epilogue;
     return panel(ctx.num_threads, g);
   }
@@ -129,7 +110,7 @@ bool RunKernel(const LaunchContext& ctx, const PackedLinearArgs& a, const Proble
   g.x_dtype = a.x.dtype;
   g.ldx = p.ldx;
   g.format = a.format;
-  g.panels = a.packed.as<char>();
+  g.panels = static_cast<const char*>(p.panels);
   g.epilogue = epilogue;
   return quant(ctx.num_threads, g);
 }
@@ -196,8 +177,7 @@ constexpr Variant<PackedLinearArgs> kVariants[] = {
     {"amx_int8", Isa::kAmx, IsInt8Compute, RunWith<amx::Int8Gemm, nullptr, avx512::EmitRows>},
     {"amx_bf16_decode", Isa::kAmx, IsBf16Decoded,
      RunWith<amx::WeightOnlyGemm, nullptr, avx512::EmitRows>},
-    {"amx_bf16_panels", Isa::kAmx, IsBf16Panels,
-     RunWith<nullptr, amx::Bf16Gemm, avx512::EmitRows>},
+    {"amx_bf16_panels", Isa::kAmx, IsBf16Panels, RunWith<nullptr, amx::Bf16Gemm, avx512::EmitRows>},
     {"avx512_vnni_int8", Isa::kAvx512Bf16, IsInt8Compute,
      RunWith<avx512_bf16::Int8Gemm, nullptr, avx512::EmitRows>},
     {"avx512_bf16_decode", Isa::kAvx512Bf16, IsBf16Decoded,
@@ -224,28 +204,28 @@ constexpr Variant<PackedLinearArgs> kVariants[] = {
      RunWith<nullptr, baseline::FloatGemm, baseline::EmitRows>},
 };
 
-Status Invalid(const std::string& what) {
-  return Status::InvalidArgument("packed_linear: " + what);
+Status Invalid(const char* arg, const std::string& expected, const TensorView& got) {
+  return Status::InvalidArgument(Argument(kOp, arg) + "must " + expected + ", got " +
+                                 ShapeText(got));
 }
-Status WrongType(const std::string& what) { return Status::TypeError("packed_linear: " + what); }
 
-bool IsDense(const TensorView& t) {
-  int64_t stride = 1;
-  for (int i = t.rank - 1; i >= 0; --i) {
-    if (t.shape[i] > 1 && t.strides[i] != stride) return false;
-    stride *= t.shape[i];
-  }
-  return true;
+Status InvalidNumber(const char* arg, const std::string& expected, int64_t got) {
+  return Status::InvalidArgument(Argument(kOp, arg) + "must " + expected + ", got " +
+                                 std::to_string(got));
+}
+
+Status CheckDtype(const char* arg, const TensorView& t, DType expected) {
+  if (t.dtype == expected) return Status();
+  return Status::TypeError(Argument(kOp, arg) + "must have dtype " + Name(expected) + ", got " +
+                           Name(t.dtype));
 }
 
 Status CheckOptions(const PackedLinearArgs& a) {
   if (a.out_features < 0) {
-    return Invalid("argument 'out_features' must not be negative, got " +
-                   std::to_string(a.out_features));
+    return InvalidNumber("out_features", "not be negative", a.out_features);
   }
   if (a.group_size != -1) {
-    return Invalid("argument 'group_size' must be -1 (one scale per output) for format " +
-                   std::string(Name(a.format)) + ", got " + std::to_string(a.group_size));
+    return InvalidNumber("group_size", "be -1 (one scale per output)", a.group_size);
   }
   switch (a.activation) {
     case ActivationKind::kNone:
@@ -257,81 +237,77 @@ Status CheckOptions(const PackedLinearArgs& a) {
     case ActivationKind::kSwiglu:
     case ActivationKind::kGeglu:
       if (a.out_features % 2 != 0) {
-        return Invalid("argument 'out_features' must be even for a gated activation, got " +
-                       std::to_string(a.out_features));
+        return InvalidNumber("out_features", "be even for a gated activation", a.out_features);
       }
       break;
     default:
-      return Invalid(
-          "argument 'activation' must be one of none, relu, gelu, gelu_tanh, silu, swiglu, geglu");
+      return Status::InvalidArgument(Argument(kOp, "activation") +
+                                     "must be one of none, relu, gelu, gelu_tanh, silu, swiglu, "
+                                     "geglu");
   }
   if (a.compute == PackedCompute::kInt8) {
     if (a.format != PackFormat::kInt8) {
-      return Invalid(std::string("compute='int8' needs format='int8', got '") + Name(a.format) +
-                     "'");
+      return Status::InvalidArgument(Argument(kOp, "format") +
+                                     "must be 'int8' for compute 'int8', got '" + Name(a.format) +
+                                     "'");
     }
-    if (a.x.rank > 0 && a.x.dim(-1) > kMaxInt8ComputeK) {
-      return Invalid("compute='int8' takes at most " + std::to_string(kMaxInt8ComputeK) +
-                     " input features, got " + std::to_string(a.x.dim(-1)));
+    if (a.x.dim(-1) > kMaxInt8ComputeK) {
+      return Invalid(
+          "x", "have at most " + std::to_string(kMaxInt8ComputeK) + " features for compute 'int8'",
+          a.x);
     }
   }
   return Status();
 }
 
 Status CheckTensors(const PackedLinearArgs& a) {
-  const DType dtype = a.x.dtype;
-  if (dtype != DType::kFloat32 && dtype != DType::kFloat16 && dtype != DType::kBFloat16) {
-    return WrongType(std::string("argument 'x' must be float32, float16 or bfloat16, got ") +
-                     Name(dtype));
-  }
-  if (a.x.rank < 1) return Invalid("argument 'x' must have at least 1 dimension [..., in]");
   const int64_t n = a.out_features;
-  const int64_t k = a.x.dim(-1);
-  if (a.packed.dtype != PackedDType(a.format)) {
-    return WrongType(std::string("argument 'packed' must be ") + Name(PackedDType(a.format)) +
-                     " for format " + Name(a.format) + ", got " + Name(a.packed.dtype));
+  const std::string features = "have shape [" + std::to_string(n) + "]";
+  const int64_t panels = PackedPanels(n);
+  const int64_t elements = PackedPanelElements(a.format, a.x.dim(-1));
+  KPT_RETURN_IF_ERROR(CheckDtype("packed", a.packed, PackedDType(a.format)));
+  if (a.packed.rank != 2 || a.packed.dim(0) != panels || a.packed.dim(1) != elements ||
+      (elements > 1 && a.packed.stride(1) != 1)) {
+    return Invalid("packed",
+                   "have shape [" + std::to_string(panels) + ", " + std::to_string(elements) +
+                       "] and a dense last dimension",
+                   a.packed);
   }
-  if (a.packed.rank != 2 || a.packed.dim(0) != PackedPanels(n) ||
-      a.packed.dim(1) != PackedPanelElements(a.format, k) || !IsDense(a.packed)) {
-    return Invalid("argument 'packed' must be what pack_weight gives for [" + std::to_string(n) +
-                   ", " + std::to_string(k) + "] in format " + Name(a.format) +
-                   ": dense, shape [" + std::to_string(PackedPanels(n)) + ", " +
-                   std::to_string(PackedPanelElements(a.format, k)) + "]");
-  }
-  if (a.scale.dtype != DType::kFloat32) {
-    return WrongType(std::string("argument 'scale' must be float32, got ") + Name(a.scale.dtype));
-  }
-  if (a.scale.rank != 1 || a.scale.dim(0) != n || !IsDense(a.scale)) {
-    return Invalid("argument 'scale' must be dense with shape [" + std::to_string(n) + "]");
-  }
+  KPT_RETURN_IF_ERROR(CheckDtype("scale", a.scale, DType::kFloat32));
+  KPT_RETURN_IF_ERROR(CheckRows(kOp, "scale", a.scale, 1));
+  if (a.scale.rank != 1 || a.scale.dim(0) != n) return Invalid("scale", features, a.scale);
   if (a.bias.present()) {
-    if (a.bias.dtype != dtype) {
-      return WrongType(std::string("argument 'bias' must be ") + Name(dtype) + " like x, got " +
-                       Name(a.bias.dtype));
-    }
-    if (a.bias.rank != 1 || a.bias.dim(0) != n || !IsDense(a.bias)) {
-      return Invalid("argument 'bias' must be dense with shape [" + std::to_string(n) + "]");
-    }
+    KPT_RETURN_IF_ERROR(CheckDtype("bias", a.bias, a.x.dtype));
+    KPT_RETURN_IF_ERROR(CheckRows(kOp, "bias", a.bias, 1));
+    if (a.bias.rank != 1 || a.bias.dim(0) != n) return Invalid("bias", features, a.bias);
   }
-  const int64_t out_n = IsGated(a.activation) ? n / 2 : n;
-  bool fits = a.out.rank == a.x.rank && a.out.dtype == dtype && a.out.dim(-1) == out_n;
+  KPT_RETURN_IF_ERROR(CheckDtype("out", a.out, a.x.dtype));
+  KPT_RETURN_IF_ERROR(CheckRows(kOp, "out", a.out, 1));
+  bool fits = a.out.rank == a.x.rank && a.out.dim(-1) == (IsGated(a.activation) ? n / 2 : n);
   for (int i = 0; fits && i + 1 < a.x.rank; ++i) fits = a.out.dim(i) == a.x.dim(i);
   int64_t rows = 0;
   int64_t stride = 0;
   if (!fits || !AsMatrix(a.out, &rows, &stride)) {
-    return Invalid("the output must have the dtype and leading dimensions of x, " +
-                   std::to_string(out_n) + " features and one stride over all rows");
+    return Invalid("out",
+                   "have the leading dimensions of 'x', one stride over all rows, and " +
+                       std::to_string(n) + " features (half of them when gated)",
+                   a.out);
   }
-  return Status();
+  KPT_RETURN_IF_ERROR(CheckWritesOnce(kOp, "out", a.out));
+  KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "out", a.out, "x", a.x, false));
+  KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "out", a.out, "packed", a.packed, false));
+  KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "out", a.out, "scale", a.scale, false));
+  return CheckOverlap(kOp, "out", a.out, "bias", a.bias, false);
 }
 
 }  // namespace
 
 Status PackedLinear(const LaunchContext& ctx, const PackedLinearArgs& args) {
+  KPT_RETURN_IF_ERROR(CheckRows(kOp, "x", args.x, 1));
   KPT_RETURN_IF_ERROR(CheckOptions(args));
   KPT_RETURN_IF_ERROR(CheckTensors(args));
   if (args.out.size() == 0) return Status();
-  return RunFirst("packed_linear", kVariants, ctx, args);
+  return RunFirst(kOp, kVariants, ctx, args);
 }
 
 std::vector<VariantInfo> PackedLinearVariants() { return ListVariants(kVariants); }

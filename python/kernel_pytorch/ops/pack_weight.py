@@ -199,7 +199,7 @@ PACK_WEIGHT = OpSpec(
             name="sparse weight",
             call=lambda op: op(_WEIGHT.to_sparse(), "bf16"),
             error=TypeError,
-            match="pack_weight: argument 'weight' must be a strided tensor",
+            match="pack_weight: argument 'weight' must be a (strided|dense CPU) tensor",
         ),
         ErrorCase(
             name="transposed weight",

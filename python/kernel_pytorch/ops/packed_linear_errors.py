@@ -76,7 +76,7 @@ ERROR_CASES = (
     _refused(
         "x too wide",
         ValueError,
-        r"argument 'packed' must have shape \[1, 3072\]",
+        r"argument 'packed' must have shape \[1, 4096\]",
         x=lambda: torch.ones(2, 33),
     ),
     _refused(

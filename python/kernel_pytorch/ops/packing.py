@@ -84,13 +84,14 @@ def pack(stored: torch.Tensor, format: str) -> torch.Tensor:
     """Stored values ``[N, K]`` to ``packed``."""
     layout = FORMATS[format]
     n, k = stored.shape
-    panels, _ = packed_shape(format, n, k)
+    panels, elements = packed_shape(format, n, k)
     unit = _DEPTH_UNIT * layout.per_dword
     rows = F.pad(stored, (0, -k % unit, 0, panels * _COLUMNS - n))
     tables = rows.reshape(panels, _COLUMNS, rows.shape[1] // layout.per_dword, layout.per_dword)
-    packed = _dword_order(tables).transpose(1, 2).reshape(panels, -1)
+    packed = _dword_order(tables).transpose(1, 2)
     if not layout.sums:
-        return packed
+        return packed.reshape(panels, elements)
+    packed = packed.reshape(panels, elements - layout.per_dword * _COLUMNS)
     sums = rows.sum(dim=1, dtype=torch.int32).view(panels, _COLUMNS)
     return torch.cat([packed, sums.view(torch.int8)], dim=1)
 

@@ -1,0 +1,99 @@
+// The gemm family: linear_act, pack_weight, packed_linear.
+#include <nanobind/nanobind.h>
+
+#include <string>
+
+#include "bindings/base/call.h"
+#include "bindings/families.h"
+#include "kernels/gemm/linear_act.h"
+#include "kernels/gemm/pack_weight.h"
+#include "kernels/gemm/packed_linear.h"
+
+namespace kpt::bindings {
+namespace nb = nanobind;
+namespace {
+
+PackFormat FormatOf(const char* op, const char* name) {
+  PackFormat format;
+  if (!ParsePackFormat(name, &format)) {
+    throw nb::value_error((std::string(op) + ": argument 'format' must be one of " +
+                           SupportedPackFormats() + ", got '" + name + "'")
+                              .c_str());
+  }
+  return format;
+}
+
+PackedCompute ComputeOf(const char* name) {
+  PackedCompute compute;
+  if (!ParsePackedCompute(name, &compute)) {
+    throw nb::value_error(
+        (std::string("packed_linear: argument 'compute' must be weight_only or int8, got '") +
+         name + "'")
+            .c_str());
+  }
+  return compute;
+}
+
+}  // namespace
+
+void BindGemm(nb::module_& m) {
+  AddVariants("linear_act", cpu::LinearActVariants());
+  m.def(
+      "linear_act",
+      [](nb::handle out, nb::handle x, nb::handle weight, nb::handle bias, const char* activation) {
+        Call call("linear_act");
+        cpu::LinearActArgs args;
+        args.x = call.Input("x", x);
+        args.weight = call.Input("weight", weight);
+        args.bias = call.OptionalInput("bias", bias);
+        args.activation = call.Activation("activation", activation);
+        args.out = call.Output("out", out);
+        return call.Run(cpu::LinearAct, args);
+      },
+      nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("bias").none(),
+      nb::arg("activation"));
+
+  AddVariants("pack_weight", cpu::PackWeightVariants());
+  m.def(
+      "pack_weight",
+      [](nb::handle packed, nb::handle scale_out, nb::handle weight, const char* format,
+         nb::handle scale, int64_t group_size) {
+        Call call("pack_weight");
+        cpu::PackWeightArgs args;
+        args.weight = call.Input("weight", weight);
+        args.format = FormatOf("pack_weight", format);
+        args.scale = call.OptionalInput("scale", scale);
+        args.group_size = group_size;
+        args.packed = call.Output("packed", packed);
+        args.scale_out = call.Output("scale_out", scale_out);
+        return call.Run(cpu::PackWeight, args);
+      },
+      nb::arg("packed"), nb::arg("scale_out"), nb::arg("weight"), nb::arg("format"),
+      nb::arg("scale").none(), nb::arg("group_size"));
+
+  AddVariants("packed_linear", cpu::PackedLinearVariants());
+  m.def(
+      "packed_linear",
+      [](nb::handle out, nb::handle x, nb::handle packed, nb::handle scale, int64_t out_features,
+         const char* format, nb::handle bias, const char* activation, int64_t group_size,
+         const char* compute) {
+        Call call("packed_linear");
+        cpu::PackedLinearArgs args;
+        args.x = call.Input("x", x);
+        args.packed = call.Input("packed", packed);
+        args.scale = call.Input("scale", scale);
+        args.out_features = out_features;
+        args.format = FormatOf("packed_linear", format);
+        args.bias = call.OptionalInput("bias", bias);
+        args.activation = call.Activation("activation", activation);
+        args.group_size = group_size;
+        args.compute = ComputeOf(compute);
+        args.out = call.Output("out", out);
+        return call.Run(cpu::PackedLinear, args);
+      },
+      nb::arg("out"), nb::arg("x"), nb::arg("packed"), nb::arg("scale"), nb::arg("out_features"),
+      nb::arg("format"), nb::arg("bias").none(), nb::arg("activation"), nb::arg("group_size"),
+      nb::arg("compute"));
+}
+
+}  // namespace kpt::bindings
