@@ -42,11 +42,11 @@ class DispatchRecord(NamedTuple):
     backend: str
     """Device type the call ran on: "cpu", "cuda", ..."""
     implementation: str
-    """"native" or "reference"."""
+    """"native", "reference", or "original" (a module's own code, in place of what optimize set)."""
     variant: str
-    """Name of the native variant; "" for the reference."""
+    """Name of the native variant; "" for others."""
     reason: str
-    """Why the reference ran; "" for a native kernel."""
+    """Why no native kernel ran; "" where one did."""
 
 
 _recent: deque[DispatchRecord] = deque(maxlen=_KEPT_CALLS)
@@ -116,7 +116,7 @@ class Explanation:
 
     @property
     def fallbacks(self) -> list[DispatchRecord]:
-        """The calls that ran the reference."""
+        """The calls that ran no native kernel."""
         return [c for c in self.calls if c.implementation != "native"]
 
     def __str__(self) -> str:
@@ -124,7 +124,7 @@ class Explanation:
             return "no kpt operator was called"
         rows = [("calls", "op", "device", "ran", "why")]
         for call, count in Counter(self.calls).items():
-            ran = f"native {call.variant}" if call.implementation == "native" else "reference"
+            ran = f"{call.implementation} {call.variant}".rstrip()
             rows.append((str(count), call.op, call.backend, ran, call.reason))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         return "\n".join(

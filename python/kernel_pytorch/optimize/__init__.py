@@ -28,6 +28,7 @@ def plan(
     *,
     precision: str = "keep",
     max_error: float | None = None,
+    progress: bool | None = None,
 ) -> Report:
     """What :func:`optimize` would try on ``model``, touching nothing.
 
@@ -36,7 +37,14 @@ def plan(
     the operators, the gain, the error on the example inputs and its bound; the report also names
     each module that stays as it is and why. Arguments and errors as in :func:`optimize`.
     """
-    return _session(model, example_inputs, precision, max_error=max_error, planned_only=True).run()
+    return _session(
+        model,
+        example_inputs,
+        precision,
+        max_error=max_error,
+        progress=progress,
+        planned_only=True,
+    ).run()
 
 
 def optimize(
@@ -48,6 +56,7 @@ def optimize(
     strict: bool = False,
     time_budget: float | None = None,
     max_memory: int | None = None,
+    progress: bool | None = None,
 ) -> nn.Module:
     """Replace parts of ``model`` by kernels where that wins, in place; returns ``model``.
 
@@ -73,6 +82,8 @@ def optimize(
         time_budget: seconds to spend about; what could not be measured by then stays as it is.
         max_memory: bytes that packed weights may take beside the originals, which stay for
             :func:`revert`.
+        progress: what is being done, on stderr: None shows it on a terminal only, True as plain
+            lines elsewhere too, False never.
 
     Raises:
         TypeError: ``model`` is not a module, or ``example_inputs`` is of another kind.
@@ -87,10 +98,14 @@ def optimize(
         strict=strict,
         time_budget=time_budget,
         max_memory=max_memory,
+        progress=progress,
     )
-    result = session.run()
-    session.installed.report = result
-    model.__dict__[ATTRIBUTE] = session.installed
+    try:
+        session.installed.report = session.run()
+        model.__dict__[ATTRIBUTE] = session.installed
+    except BaseException:
+        session.installed.remove()
+        raise
     return model
 
 

@@ -14,14 +14,14 @@ from kernel_pytorch.optimize.capture import Call, Captured, Shapes
 from kernel_pytorch.optimize.encoder_block import EncoderBlock, find_block
 from kernel_pytorch.optimize.fuse import Convention, find_fusion
 from kernel_pytorch.optimize.policy import Policy
-from kernel_pytorch.optimize.recognize import as_linear, as_norm
+from kernel_pytorch.optimize.recognize import activation_kind, as_linear, as_norm
 from kernel_pytorch.optimize.replacement import LeafReplacement, Replacement
-from kernel_pytorch.optimize.steps import LinearStep, NormStep
+from kernel_pytorch.optimize.steps import ActivationStep, LinearStep, NormStep
 
 __all__ = ["Candidate", "Group", "Survey", "groups_of", "survey"]
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_RANKS = ("encoder block", "traced", "attention", "linear", "norm")
+_RANKS = ("encoder block", "traced", "attention", "linear", "norm", "activation")
 """Coarse before fine: what a coarse replacement takes in is not replaced again."""
 
 
@@ -33,6 +33,7 @@ class Candidate:
     module: nn.Module
     rank: str
     dtype: torch.dtype
+    """Of its weights; float32 where it has none."""
     build: Callable[[Policy], Replacement] | None
     """None for "traced": decided by :func:`find_fusion` with a real call."""
     consumed: list[nn.Module] = field(default_factory=list)
@@ -92,14 +93,15 @@ def _look(found: Survey, name: str, module: nn.Module) -> None:
     rank, build, reason = _classify(module)
     if rank is None and not reason:
         return
-    reason = reason or _common_reason(module)
+    reason = reason or _common_reason(module, weightless=rank == "activation")
     if reason:
         if rank != "traced" or isinstance(module, fx.GraphModule):
             found.left[shown] = reason
         return
     assert rank is not None
     consumed = [m for m in module.modules() if m is not module] if rank != "traced" else []
-    dtype = next(t.dtype for _, t in _tensors(module) if t.is_floating_point())
+    floating = [t.dtype for _, t in _tensors(module) if t.is_floating_point()]
+    dtype = floating[0] if floating else torch.float32
     found.candidates.append(Candidate(name, module, rank, dtype, build, consumed))
 
 
@@ -122,17 +124,24 @@ def _classify(module: nn.Module) -> tuple[str | None, Any, str]:
     if norm is not None:
         return "norm", lambda policy: _norm_leaf(module, policy), ""
     name = type(module).__name__
-    if isinstance(module, nn.Linear) or name.endswith(("Norm", "Linear")):
+    if isinstance(module, nn.Linear) or name.endswith(("LayerNorm", "RMSNorm", "Linear")):
         return None, None, f"{name} has a forward or weights of its own"
-    if isinstance(module, (nn.modules.conv._ConvNd, nn.RNNBase)):
-        return None, None, f"no kernel for {name}"
     has_children = bool(module._modules) and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
     if isinstance(module, fx.GraphModule) or (has_children and not hasattr(module, "can_generate")):
         return "traced", None, ""
-    return None, None, ""
+    if has_children or module._modules or type(module).forward is nn.Module.forward:
+        return None, None, ""
+    kind = activation_kind(module)
+    if kind is not None and getattr(module, "inplace", False):
+        return None, None, "it works in place"
+    if kind is not None:
+        return "activation", lambda policy: _activation_leaf(module, kind), ""
+    if isinstance(module, (nn.modules.dropout._DropoutNd, nn.Identity)):
+        return None, None, "it does nothing in evaluation"
+    return None, None, f"no kernel for {name}"
 
 
-def _common_reason(module: nn.Module) -> str:
+def _common_reason(module: nn.Module, *, weightless: bool) -> str:
     tensors = _tensors(module)
     floating = {t.dtype for _, t in tensors if t.is_floating_point()}
     devices = {t.device.type for _, t in tensors} - {"cpu"}
@@ -142,6 +151,8 @@ def _common_reason(module: nn.Module) -> str:
         return "it is in training mode"
     if devices:
         return f"its weights are on {', '.join(sorted(devices))}; native kernels run on the CPU"
+    if weightless:
+        return ""
     if not floating:
         return "it has no weights"
     if len(floating) > 1:
@@ -156,7 +167,7 @@ def _linear_leaf(module: nn.Module, policy: Policy) -> Replacement:
     assert weights is not None
     dtype = weights.weight.dtype
     step = LinearStep([weights.weight], [weights.bias], policy, emit=dtype)
-    return LeafReplacement(module, step, "linear", dtype)
+    return LeafReplacement(module, step, "linear", (dtype,))
 
 
 def _norm_leaf(module: nn.Module, policy: Policy) -> Replacement:
@@ -165,7 +176,11 @@ def _norm_leaf(module: nn.Module, policy: Policy) -> Replacement:
     dtype = next(iter(t.dtype for _, t in _tensors(module)))
     # A norm alone reads and writes the model's dtype: a cast around it would cost what it saves.
     step = NormStep(weights.kind, weights.weight, weights.bias, weights.eps, dtype)
-    return LeafReplacement(module, step, "norm", dtype)
+    return LeafReplacement(module, step, "norm", (dtype,))
+
+
+def _activation_leaf(module: nn.Module, kind: str) -> Replacement:
+    return LeafReplacement(module, ActivationStep(kind), "activation", _DTYPES)
 
 
 @dataclass

@@ -184,14 +184,19 @@ class EncoderBlock(Replacement):
         return super().run_original(*args, **kwargs)
 
 
+# Arguments that change nothing in the layer: positions are in its input, the others are about what
+# the model returns.
+_HARMLESS = frozenset(
+    ("cache_position", "output_hidden_states", "position_ids", "return_dict", "use_cache")
+)
+
+
 def _refuse_bert(attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> str:
     if any(a is not None for a in args):
-        return "cross-attention inputs are given"
-    for name in ("encoder_hidden_states", "past_key_values", "position_bias"):
-        if kwargs.get(name) is not None:
+        return "more than an attention mask is given"
+    for name in kwargs.keys() - _HARMLESS:
+        if kwargs[name] is not None and kwargs[name] is not False:
             return f"{name} is given"
-    if kwargs.get("output_attentions"):
-        return "attention weights are asked for"
     if attention_mask is not None and attention_mask.dim() != 4:
         return "the attention mask does not have four dimensions"
     return ""

@@ -8,16 +8,19 @@ original. Patterns: linear + activation, gated pair (gate, up, product), residua
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.proxy import ParameterProxy, TraceError
 
 from kernel_pytorch.optimize.capture import PLAIN, Call
-from kernel_pytorch.optimize.nodes import Nodes
+from kernel_pytorch.optimize.nodes import Nodes, moves_only, reads_shape
 from kernel_pytorch.optimize.policy import Policy
 from kernel_pytorch.optimize.recognize import LinearWeights, NormWeights
 from kernel_pytorch.optimize.replacement import Replacement
@@ -89,7 +92,11 @@ class Convention:
 
 
 class _Tracer(fx.Tracer):
-    """Traces a module's own forward; its children are leaves, its tensors attributes."""
+    """Traces a module's own forward; its children are leaves, its tensors attributes.
+
+    Nothing is computed meanwhile: a forward that makes tensors of its own (which might be random,
+    or written to) is refused.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -104,10 +111,49 @@ class _Tracer(fx.Tracer):
     def path_of_module(self, mod: nn.Module) -> str:
         return self._paths[id(mod)]
 
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        name = self._tensors.get(id(attr_val))
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            node = self.create_node("get_attr", name, (), {})
+            parameter_proxy_cache[name] = ParameterProxy(self, node, name, attr_val)
+        return parameter_proxy_cache[name]
+
     def create_arg(self, a: Any) -> Any:
-        if isinstance(a, torch.Tensor) and id(a) in self._tensors:
-            return self.create_node("get_attr", self._tensors[id(a)], (), {})
+        if isinstance(a, torch.Tensor):
+            raise TraceError("it uses a tensor that is no parameter, buffer or input")
         return super().create_arg(a)
+
+
+@contextlib.contextmanager
+def _kept(module: nn.Module) -> Iterator[None]:
+    """Take back what a forward stores on its module (proxies, while it is traced), and refuse such
+    a forward: a graph would store nothing."""
+    attributes = dict(vars(module))
+    contents = {k: copy.copy(v) for k, v in attributes.items() if type(v) in (list, dict, set)}
+    try:
+        yield
+    finally:
+        changed = _differ(vars(module), attributes)
+        module.__dict__.clear()
+        module.__dict__.update(attributes)
+        for name, before in contents.items():
+            now = attributes[name]
+            if _differ(now, before):
+                changed = True
+                now.clear()
+                now.extend(before) if isinstance(now, list) else now.update(before)
+    if changed:
+        raise TraceError("it stores something on its module")
+
+
+def _differ(now: Any, before: Any) -> bool:
+    if isinstance(now, dict):
+        same = now.keys() == before.keys() and all(now[k] is before[k] for k in before)
+    else:
+        same = len(now) == len(before) and all(a is b for a, b in zip(now, before))
+    return not same
 
 
 def _trace(module: nn.Module, convention: Convention) -> fx.Graph:
@@ -121,14 +167,8 @@ def _trace(module: nn.Module, convention: Convention) -> fx.Graph:
     names = ", ".join(f"input_{i}" for i in range(len(convention.data)))
     namespace: dict[str, Any] = {"call": call}
     exec(f"def forward({names}): return call({names})", namespace)
-    before = dict(module.__dict__)
-    try:
+    with _kept(module):
         return _Tracer(module).trace(namespace["forward"])
-    finally:
-        # A forward that stores something on its module must not leave a proxy there.
-        for name in module.__dict__.keys() - before.keys():
-            del module.__dict__[name]
-        module.__dict__.update(before)
 
 
 def _copied(graph: fx.Graph) -> fx.Graph:
@@ -153,7 +193,7 @@ class Fusion:
     """The dtype of the module's weights."""
     factories: dict[str, StepFactory] = field(default_factory=dict)
     consumed: list[nn.Module] = field(default_factory=list)
-    """Children whose work is done by steps."""
+    """Children that are not called any more: steps do their work, or they have none."""
     kinds: list[str] = field(default_factory=list)
 
     def build(self, policy: Policy) -> FusedReplacement:
@@ -166,12 +206,11 @@ class Fusion:
         return FusedReplacement(self, steps)
 
     def _stays_inside(self, node: fx.Node) -> bool:
-        """Whether only steps see the result, so that it may stay in the compute dtype."""
+        """Whether only steps see the result's values, so that it may stay in the compute dtype."""
         for user in node.users:
-            if user.op == "call_function" and user.target is operator.getitem:
-                if not self._stays_inside(user):
-                    return False
-            elif not (user.op == "call_module" and user.target in self.factories):
+            step = user.op == "call_module" and user.target in self.factories
+            moved = moves_only(user) and self._stays_inside(user)
+            if not (step or moved or reads_shape(user)):
                 return False
         return True
 
@@ -188,7 +227,7 @@ class FusedReplacement(Replacement):
         for node in fusion.graph.nodes:
             if node.op in ("call_module", "get_attr") and node.target not in attributes:
                 attributes[node.target] = operator.attrgetter(node.target)(fusion.module)
-        self.graph = fx.GraphModule(attributes, fusion.graph).eval()
+        self.graph = fx.GraphModule(attributes, fusion.graph)
 
     def refuse(self, *args: Any, **kwargs: Any) -> str:
         if reason := self.convention.reason(args, kwargs):
@@ -257,6 +296,8 @@ class _Finder:
     def _drop_identities(self) -> None:
         for node in list(self.graph.nodes):
             if self.nodes.is_identity(node):
+                if node.op == "call_module":
+                    self._consume(str(node.target))
                 node.replace_all_uses_with(node.args[0])
                 self.graph.erase_node(node)
 
@@ -274,13 +315,17 @@ class _Finder:
             step = self.graph.create_node("call_module", name, args, kwargs or {})
         for used in consumed:
             if used.op == "call_module":
-                child = self.fusion.module.get_submodule(str(used.target))
-                if not any(child is c for c in self.fusion.consumed):
-                    self.fusion.consumed.append(child)
-            elif self.fusion.module not in self.fusion.consumed:
-                # Weights read by the module's own code, wherever they are below it.
-                self.fusion.consumed += list(self.fusion.module.modules())
+                self._consume(str(used.target))
+            # Weights that the module's own code reads, wherever they are below it.
+            for read in used.all_input_nodes:
+                if read.op == "get_attr":
+                    self._consume(str(read.target).rpartition(".")[0])
         return step
+
+    def _consume(self, name: str) -> None:
+        child = self.fusion.module.get_submodule(name)
+        if not any(child is c for c in self.fusion.consumed):
+            self.fusion.consumed.append(child)
 
     def _finish(self, node: fx.Node, step: fx.Node, inner: list[fx.Node]) -> None:
         node.replace_all_uses_with(step)

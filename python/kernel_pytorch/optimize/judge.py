@@ -85,6 +85,8 @@ class Judge:
             self.report.notes.append("no replacement won; the model is unchanged")
             return
         difference = self._whole_difference(captured)
+        if difference.error > self.max_error and self._stop_streams("its error or dtype shows it"):
+            difference = self._whole_difference(captured)
         while difference.error > self.max_error and done.replacements:
             # The replacements with the largest error of their own go first.
             rows = {id(r): r for r in self.row_of.values()}
@@ -117,6 +119,7 @@ class Judge:
         for row in self.report.rows:
             if row.kept:
                 row.kept, row.reason = False, reason
+        self.row_of.clear()
         self.installed.replacements.clear()
         self.installed.switch = None
         self.report.notes.append(f"everything was taken back: {reason}")
@@ -127,17 +130,23 @@ class Judge:
             done.set(True)
             return compare([*tensors_in(self.inputs.run(self.model))], captured.output)
         except (RuntimeError, ValueError, TypeError) as error:
-            streaming = [r for r in done.replacements.values() if isinstance(r, EncoderBlock)]
-            if not any(r.streams for r in streaming):
+            if not self._stop_streams(str(error)):
                 raise
-            for replacement in streaming:
-                replacement.streams = False
-            self.report.notes.append(
-                f"between encoder blocks the stream stays in the model's dtype: {error}"
-            )
             return self._whole_difference(captured)
         finally:
             done.remove()
+
+    def _stop_streams(self, why: str) -> bool:
+        """Something besides the next block sees the stream: let it keep the model's dtype."""
+        blocks = [r for r in self.installed.replacements.values() if isinstance(r, EncoderBlock)]
+        streamed = any(r.streams for r in blocks)
+        for block in blocks:
+            block.streams = False
+        if streamed:
+            self.report.notes.append(
+                f"between encoder blocks the stream stays in the model's dtype: {why}"
+            )
+        return streamed
 
     def _time_model(self, switch: Any) -> Timing:
         def once() -> Any:

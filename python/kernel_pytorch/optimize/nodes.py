@@ -18,7 +18,7 @@ from kernel_pytorch.optimize.recognize import (
     hook_reason,
 )
 
-__all__ = ["Nodes"]
+__all__ = ["Nodes", "moves_only", "reads_shape"]
 
 _ATEN = torch.ops.aten
 _LINEAR = (F.linear, _ATEN.linear.default)
@@ -35,6 +35,58 @@ _ACTIVATIONS = {
     F.silu: "silu",
     _ATEN.silu.default: "silu",
 }
+_MOVES = frozenset(
+    (
+        "chunk",
+        "clone",
+        "contiguous",
+        "expand",
+        "flatten",
+        "getitem",
+        "movedim",
+        "permute",
+        "reshape",
+        "select",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "squeeze",
+        "swapaxes",
+        "t",
+        "transpose",
+        "unbind",
+        "unflatten",
+        "unsqueeze",
+        "view",
+    )
+)
+_SHAPE_READS = frozenset(("dim", "numel", "size", "sym_numel", "sym_size"))
+
+
+def _name(node: fx.Node) -> str:
+    """What a node calls: the name of a tensor's method or of torch's function; "" for others."""
+    target = node.target
+    if node.op == "call_method":
+        return str(target)
+    if node.op != "call_function":
+        return ""
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.removeprefix("aten::")
+    name = getattr(target, "__name__", "")
+    return name if getattr(torch, name, None) is target or target is operator.getitem else ""
+
+
+def moves_only(node: fx.Node) -> bool:
+    """Whether the node passes on its first argument's elements, at other places."""
+    reinterprets = any(isinstance(a, torch.dtype) for a in node.args)
+    return _name(node) in _MOVES and not reinterprets
+
+
+def reads_shape(node: fx.Node) -> bool:
+    """Whether the node looks at its argument's shape only."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in ("shape", "ndim", "device")
+    return _name(node) in _SHAPE_READS
 
 
 class Nodes:

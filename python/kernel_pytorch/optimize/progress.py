@@ -12,9 +12,14 @@ _PATIENCE = 2.0
 
 
 class Progress:
-    """Context manager; :meth:`say` shows its text on a terminal's stderr, after two seconds."""
+    """Context manager; :meth:`say` shows its text on stderr, from two seconds on.
 
-    def __init__(self) -> None:
+    ``shown``: None for one changing line where stderr is a terminal and nothing elsewhere, True for
+    plain lines where it is none, False for silence.
+    """
+
+    def __init__(self, shown: bool | None = None) -> None:
+        self._shown = shown
         self._started = time.perf_counter()
         self._status: Any = None
 
@@ -28,13 +33,16 @@ class Progress:
     def say(self, text: str) -> None:
         """What is being done now."""
         elapsed = time.perf_counter() - self._started
-        if elapsed < _PATIENCE or not sys.stderr.isatty():
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        if elapsed < _PATIENCE or self._shown is False or not (terminal or self._shown):
             return
-        shown = f"optimizing, {elapsed:.0f} s: {text}"
-        if self._status is None:
+        line = f"optimizing, {elapsed:.0f} s: {text}"
+        if not terminal:
+            print(line, file=sys.stderr, flush=True)
+        elif self._status is None:
             from rich.console import Console
 
-            self._status = Console(stderr=True).status(shown)
+            self._status = Console(stderr=True).status(line)
             self._status.start()
         else:
-            self._status.update(shown)
+            self._status.update(line)

@@ -147,24 +147,23 @@ class Replacement:
 class LeafReplacement(Replacement):
     """One step in place of a module that takes one tensor and gives one of the same dtype."""
 
-    def __init__(self, module: nn.Module, step: nn.Module, kind: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, module: nn.Module, step: nn.Module, kind: str, dtypes: tuple[torch.dtype, ...]
+    ) -> None:
         super().__init__(module, {"step": step}, [module])
         self.kind = kind
-        self.dtype = dtype
+        self.dtypes = dtypes
         self.run = step.forward  # type: ignore[method-assign]
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        # The common case, without a detour through *args: this runs once per layer and token.
-        if x.dtype is self.dtype and x.device.type == "cpu" and not self._common_reason((x,), {}):
-            result: torch.Tensor = self.run(x)
-            return result
-        return super().__call__(x)
-
-    def refuse(self, x: torch.Tensor) -> str:  # type: ignore[override]
+    def refuse(self, *args: Any, **kwargs: Any) -> str:
+        if len(args) != 1 or kwargs:
+            return "it is called with other arguments than one tensor"
+        x = args[0]
         if not isinstance(x, torch.Tensor) or x.layout is not torch.strided or x.is_nested:
             return "the input is not a dense tensor"
         if x.device.type != "cpu":
             return f"the input is on {x.device}"
-        if x.dtype is not self.dtype:
-            return f"the input is {x.dtype}, the module was optimized for {self.dtype}"
+        if x.dtype not in self.dtypes:
+            wanted = " or ".join(map(str, self.dtypes))
+            return f"the input is {x.dtype}, the module was optimized for {wanted}"
         return ""

@@ -45,6 +45,7 @@ class Session:
         max_memory: int | None = None,
         time_budget: float | None = None,
         planned_only: bool = False,
+        progress: bool | None = None,
     ) -> None:
         self.model = model
         self.inputs = inputs
@@ -67,7 +68,7 @@ class Session:
         )
         self._left: dict[str, list[str]] = defaultdict(list)
         self._consumed: dict[int, str] = {}
-        self.progress = Progress()
+        self.progress = Progress(progress)
         self.judge = Judge(
             model,
             inputs,
@@ -81,28 +82,23 @@ class Session:
         )
 
     def run(self) -> Report:
-        """Plan or optimize; on any exception the model is as it was."""
+        """Plan or optimize. What is installed when this raises is for the caller to remove."""
         with self.progress:
-            try:
-                captured, groups = self._look()
-                for i, group in enumerate(groups):
-                    self.progress.say(f"{group.kind} ({i + 1} of {len(groups)})")
-                    self._try(group, groups[i:])
-                if not self.planned_only:
-                    self._build_rest(groups)
-                    self._check_members()
-                    self.judge.stream(captured)
-                    self.judge.judge(captured)
-                elif AttentionSwitch.applies(self.model):
-                    self.report.notes.append(
-                        "optimize also tries the attention registered with transformers, "
-                        "on the whole model"
-                    )
-            except BaseException:
-                self.installed.remove()
-                raise
-        for reason, modules in self._left.items():
-            self.report.left.append(Left(reason=reason, modules=modules))
+            captured, groups = self._look()
+            for i, group in enumerate(groups):
+                self.progress.say(f"{group.kind} ({i + 1} of {len(groups)})")
+                self._try(group, groups[i:])
+            if not self.planned_only:
+                self._build_rest(groups)
+                self._check_members()
+                self.judge.stream(captured)
+                self.judge.judge(captured)
+            elif AttentionSwitch.applies(self.model):
+                self.report.notes.append(
+                    "optimize also tries the attention registered with transformers, "
+                    "on the whole model"
+                )
+        self._list_left()
         self.report.seconds = time.perf_counter() - self.started
         return self.report
 
@@ -116,10 +112,27 @@ class Session:
         )
         if not captured.output:
             raise ValueError("optimize: the model's output holds no tensor to compare")
+        again = compare([*tensors_in(self.inputs.run(self.model))], captured.output)
+        if again.error > self.max_error:
+            raise ValueError(
+                "optimize: the model gives another output when it is run twice on "
+                "'example_inputs' (it is random, or changes them, as a cache of keys and values): "
+                "there is nothing to compare with"
+            )
         groups, dropped = groups_of(found, captured)
         for name, reason in {**found.left, **dropped}.items():
             self._left[reason].append(name)
         return captured, groups
+
+    def _list_left(self) -> None:
+        """The modules that stay, less those whose work a replacement does."""
+        named = {name or "(the model)": m for name, m in self.model.named_modules()}
+        replaced = self.judge.row_of
+        done = {i for i, owner in self._consumed.items() if owner in replaced}
+        for reason, names in self._left.items():
+            modules = [n for n in names if id(named[n]) not in done]
+            if modules:
+                self.report.left.append(Left(reason=reason, modules=modules))
 
     def _seconds(self, wanted: float, shares: int = 1) -> float:
         if self.deadline is None:
@@ -209,6 +222,10 @@ class Session:
                     if c.op in new.ops
                 )
             )
+            if type(output) is not type(call.output):
+                kinds = type(output).__name__, type(call.output).__name__
+                row.reason = f"it gives a {kinds[0]}, the original a {kinds[1]}"
+                return False
             row.difference = compare([*tensors_in(output)], [*tensors_in(call.output)])
             if not row.difference.error <= self.max_error:
                 row.reason = f"its error {row.difference.error:.1e} is over {self.max_error:.1e}"

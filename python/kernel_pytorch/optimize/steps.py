@@ -14,7 +14,14 @@ from torch import nn
 from kernel_pytorch import backends
 from kernel_pytorch.optimize.policy import Policy
 
-__all__ = ["AddNormStep", "AttentionStep", "LinearStep", "NormStep", "attention_mask"]
+__all__ = [
+    "ActivationStep",
+    "AddNormStep",
+    "AttentionStep",
+    "LinearStep",
+    "NormStep",
+    "attention_mask",
+]
 
 assert backends  # imported for what it registers: torch.ops.kpt
 
@@ -159,6 +166,19 @@ class AddNormStep(NormStep):
         if self.emit is self.dtype:
             return y, s
         return y.to(self.emit), s.to(self.emit)
+
+
+class ActivationStep(nn.Module):
+    """An activation by itself, in the dtype of its input."""
+
+    op = "act"
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.kpt.act.default(x, self.kind)
 
 
 class AttentionStep(nn.Module):

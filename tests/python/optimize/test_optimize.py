@@ -60,7 +60,7 @@ def test_within_bounds_and_reverts_bitwise(name, precision, all_win):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_plan_touches_nothing(name, all_win):
-    model, inputs, ops = _model(name)
+    model, inputs, _ = _model(name)
     before, state = outputs(model, inputs), _state(model)
     plan = kernel_pytorch.plan(model, inputs)
     assert _same_state(state, _state(model))

@@ -78,7 +78,7 @@ def test_an_error_of_the_model_itself_passes_through():
 class _Odd(nn.Module):
     def __init__(self):
         super().__init__()
-        self.double = nn.Linear(32, 32, dtype=torch.float64)
+        self.wide = nn.Linear(32, 32, dtype=torch.float64)
         self.unused = nn.Linear(32, 32)
         self.hooked = nn.Sequential(nn.Linear(32, 32), nn.ReLU())
         self.weighted = torch.nn.utils.parametrizations.weight_norm(nn.Linear(32, 32))
@@ -87,7 +87,7 @@ class _Odd(nn.Module):
         self.norm2d = nn.LayerNorm((9, 32))
 
     def forward(self, x):
-        x = self.double(x.double()).float()
+        x = self.wide(x.double()).float()
         x = self.training_part(self.weighted(self.hooked(x)))
         return self.norm2d(self.conv(x))
 
@@ -98,7 +98,7 @@ def test_each_left_module_has_a_reason(all_win):
     model.hooked[1].register_forward_hook(lambda *_: None)
     report = kernel_pytorch.plan(model, (X,))
     why = {name: item.reason for item in report.left for name in item.modules}
-    assert "no kernel for torch.float64" in why["double"]
+    assert "no kernel for torch.float64" in why["wide"]
     assert "do not reach" in why["unused"]
     assert "of its own" in why["weighted"]
     assert "no kernel for Conv1d" in why["conv"]
