@@ -5,9 +5,12 @@ import sys
 
 
 def main() -> None:
-    # `bazel run` starts in its own folder; paths on the command line are the user's.
-    if "BUILD_WORKING_DIRECTORY" in os.environ:
-        os.chdir(os.environ["BUILD_WORKING_DIRECTORY"])
+    # `bazel run` starts in its own folder; paths on the command line are the user's. The first
+    # name is tools/bazel's, when it was called from outside the repository.
+    for name in ("KPT_WORKING_DIRECTORY", "BUILD_WORKING_DIRECTORY"):
+        if name in os.environ:
+            os.chdir(os.environ[name])
+            break
     from kernel_pytorch import cli
 
     sys.exit(cli.main())

@@ -24,6 +24,8 @@ if [ "$1" = --version ]; then echo "{version}"; exit 0; fi
 echo "program={name}"
 printf 'arg=%s\\n' "$@"
 echo "home=$HOME"
+echo "cwd=$PWD"
+echo "caller=${{KPT_WORKING_DIRECTORY-}}"
 exit "${{FAKE_STATUS:-0}}"
 """
 # Stands in for the bootstrap: slow enough to meet another one, counts how often it ran.
@@ -162,9 +164,16 @@ def test_from_any_folder_and_through_a_link(launcher, tmp_path):
     launcher.add_bazel()
     link = tmp_path / "link"
     link.symlink_to(launcher.root / "tools/bazel")
-    for folder in ("/", launcher.root / "tools", launcher.home):
+    for folder in ("/", launcher.home):
         result = launcher.run("info", cwd=folder, program=link)
         assert _arguments(result)[1:] == ["info"], result.stderr
+        assert f"cwd={launcher.root}\ncaller={folder}\n" in result.stdout
+
+
+def test_within_the_repository_it_stays_where_it_is(launcher):
+    launcher.add_bazel()
+    result = launcher.run("info", cwd=launcher.root / "tools", KPT_WORKING_DIRECTORY="/stale")
+    assert f"cwd={launcher.root}/tools\ncaller=\n" in result.stdout
 
 
 def test_keeps_its_cache_where_it_should(launcher):

@@ -5,11 +5,10 @@ file is checked against the hashes in the lock file.
 """
 
 _ENV = ["PYTHON_BIN_PATH"]
-_PIP = ["-m", "pip", "--disable-pip-version-check", "--no-input"]
 _NO_PIP = "this python has no pip (Debian and Ubuntu: apt-get install python3-pip): "
 
-def _run(rctx, args, timeout = 3600):
-    result = rctx.execute(args, timeout = timeout)
+def _run(rctx, args, environment = {}):
+    result = rctx.execute(args, timeout = 3600, environment = environment)
     if result.return_code:
         fail("failed (%d): %s\n%s%s" % (
             result.return_code,
@@ -28,28 +27,37 @@ def _find_python(rctx):
     # Resolve shims (pyenv) and links to the real interpreter.
     return _run(rctx, [path, "-c", "import sys; print(sys.executable)"]).strip()
 
-_INSTALL = [
-    "install",
-    "--quiet",
-    "--no-deps",
-    "--only-binary=:all:",
-    "--no-compile",
-    "--target",
-    "site-packages",
-]
-
 def _check_pip(rctx, python):
     if rctx.execute([python, "-m", "pip", "--version"]).return_code:
         fail(_NO_PIP + python)
 
-def _install(rctx, lock):
-    python = _find_python(rctx)
-    _check_pip(rctx, python)
+def _pip(rctx, python, args):
+    # pip unpacks in the folder for temporary files, and /tmp is often too small for torch.
+    rctx.file("tmp/.keep", "")
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    _run(rctx, pip + args, {"TMPDIR": str(rctx.path("tmp"))})
+    rctx.delete("tmp")
+
+def _install(rctx, python, what):
+    """Installs a wheel, or what a lock file names, into site-packages."""
+    _pip(rctx, python, [
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-compile",
+        "--target",
+        "site-packages",
+    ] + what)
+
+def _install_lock(rctx, python, lock):
     rctx.report_progress("pip install -r %s" % lock.basename)
-    _run(rctx, [python] + _PIP + _INSTALL + ["--require-hashes", "--requirement", str(lock)])
+    _install(rctx, python, ["--require-hashes", "--requirement", str(lock)])
 
 def _unpack_impl(rctx):
-    _install(rctx, rctx.path(rctx.attr.lock))
+    python = _find_python(rctx)
+    _check_pip(rctx, python)
+    _install_lock(rctx, python, rctx.path(rctx.attr.lock))
     rctx.file("BUILD.bazel", rctx.read(rctx.attr.build_file))
 
 unpack = repository_rule(
@@ -96,7 +104,7 @@ def _torch_impl(rctx):
     ][0]
     _check_pip(rctx, python)
     rctx.report_progress("pip download " + requirement)
-    _run(rctx, [python] + _PIP + [
+    _pip(rctx, python, [
         "download",
         "--quiet",
         "--no-deps",
@@ -107,14 +115,14 @@ def _torch_impl(rctx):
     ])
     wheel = _run(rctx, [python, "-c", _CHECK, str(rctx.path(rctx.attr.lock))])
     if wheel:
-        _run(rctx, [python] + _PIP + _INSTALL + [wheel])
-        _install(rctx, rctx.path("rest.lock"))
+        _install(rctx, python, [wheel])
+        _install_lock(rctx, python, rctx.path("rest.lock"))
     else:
         # Some other build of this version: have pip look for one that is locked.
-        _install(rctx, rctx.path(rctx.attr.lock))
+        _install_lock(rctx, python, rctx.path(rctx.attr.lock))
     rctx.delete("wheel")
     if _run(rctx, [python, "-c", _NEEDS_CUDA]) == "yes":
-        _install(rctx, rctx.path(rctx.attr.cuda_lock))
+        _install_lock(rctx, python, rctx.path(rctx.attr.cuda_lock))
     rctx.file("BUILD.bazel", rctx.read(rctx.attr.build_file))
 
 torch = repository_rule(
@@ -139,7 +147,7 @@ def _every_python_impl(rctx):
     _check_pip(rctx, python)
     for version in rctx.attr.versions:
         rctx.report_progress("pip download for python " + version)
-        _run(rctx, [python] + _PIP + [
+        _pip(rctx, python, [
             "download",
             "--quiet",
             "--no-deps",
