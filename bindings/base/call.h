@@ -42,8 +42,9 @@ class Call {
     if (tensor.is_none()) return TensorView();
     return ViewOf(tensor, op_, arg, layout);
   }
-  MutableTensorView Output(const char* arg, nanobind::handle tensor) {
-    return ViewOf(tensor, op_, arg, Layout::kDenseLast);
+  MutableTensorView Output(const char* arg, nanobind::handle tensor,
+                           Layout layout = Layout::kDenseLast) {
+    return ViewOf(tensor, op_, arg, layout);
   }
   ActivationKind Activation(const char* arg, const char* name);
 

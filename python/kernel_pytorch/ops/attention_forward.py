@@ -1,0 +1,227 @@
+"""``kpt::attention_forward``: softmax(scale * Q K^T + bias) V without storing the scores."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from kernel_pytorch.ops.attention import eager, key_ranges, reference, sdpa
+from kernel_pytorch.ops.attention_samples import CASES, ERRORS, build, size
+from kernel_pytorch.ops.spec import Benchmark, Case, Cost, OpSpec, Out
+
+_NAME = "attention_forward"
+
+
+def _wrong(argument: str, expected: str, got: Any) -> ValueError:
+    return ValueError(f"{_NAME}: argument '{argument}' must {expected}, got {got}")
+
+
+def _check_mask(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> None:
+    full = [q.shape[0], q.shape[1], q.shape[2], k.shape[2]]
+    fits = mask.dim() <= 4 and all(
+        have in (want, 1) for have, want in zip(reversed(mask.shape), reversed(full))
+    )
+    if not fits:
+        raise _wrong("mask", f"broadcast to {full} [B Hq Sq Sk]", f"shape {list(mask.shape)}")
+
+
+def _check_documents(q_doc: torch.Tensor | None, k_doc: torch.Tensor | None) -> None:
+    if q_doc is None:
+        raise _wrong("q_doc", "be given together with 'k_doc'", None)
+    if k_doc is None:
+        raise _wrong("k_doc", "be given together with 'q_doc'", None)
+    if k_doc.dtype != q_doc.dtype:
+        raise TypeError(
+            f"{_NAME}: argument 'k_doc' must have dtype {q_doc.dtype} like 'q_doc', "
+            f"got {k_doc.dtype}"
+        )
+
+
+def _check(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float | None,
+    is_causal: bool,
+    window_left: int,
+    window_right: int,
+    softcap: float,
+    alibi_slopes: torch.Tensor | None,
+    sinks: torch.Tensor | None,
+    q_doc: torch.Tensor | None,
+    k_doc: torch.Tensor | None,
+    prefix_len: int,
+) -> None:
+    heads, heads_kv = q.shape[1], k.shape[1]
+    if heads != heads_kv and (heads_kv == 0 or heads % heads_kv != 0):
+        raise _wrong("q", f"have a multiple of k's {heads_kv} heads", f"{heads} heads")
+    if mask is not None:
+        _check_mask(q, k, mask)
+    if alibi_slopes is not None and list(alibi_slopes.shape) not in (
+        [heads],
+        [q.shape[0], heads],
+    ):
+        raise _wrong(
+            "alibi_slopes",
+            f"have shape [{heads}] or [{q.shape[0]}, {heads}]",
+            f"shape {list(alibi_slopes.shape)}",
+        )
+    if q_doc is not None or k_doc is not None:
+        _check_documents(q_doc, k_doc)
+    if scale is not None and not math.isfinite(scale):
+        raise _wrong("scale", "be finite", scale)
+    if not 0.0 <= softcap < math.inf:
+        raise _wrong("softcap", "be finite and not negative", softcap)
+    if window_left < -1:
+        raise _wrong("window_left", "be -1 (no limit) or more", window_left)
+    if window_right < -1:
+        raise _wrong("window_right", "be -1 (no limit) or more", window_right)
+    if prefix_len < 0:
+        raise _wrong("prefix_len", "not be negative", prefix_len)
+
+
+def _infer(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **_: Any) -> tuple[Out, Out]:
+    batch, heads, seqlen_q, dim = q.shape
+    dim_v = v.shape[3]
+    # Heads that are a view of [B, S, H, D] give such an output: it merges without a copy.
+    like = None if dim != dim_v or q.is_contiguous() or q.is_sparse else q
+    lse = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return (
+        Out((batch, heads, seqlen_q, dim_v), q.dtype, like),
+        Out((batch, heads, seqlen_q), lse),
+    )
+
+
+def _cost(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    mask: torch.Tensor | None = None,
+    is_causal: bool = False,
+    window_left: int = -1,
+    window_right: int = -1,
+    prefix_len: int = 0,
+    **_: Any,
+) -> Cost:
+    """Counts the pairs that position rules leave; masks and documents are data."""
+    batch, heads, seqlen_q, dim = q.shape
+    begin, end = key_ranges(seqlen_q, k.shape[2], is_causal, window_left, window_right, prefix_len)
+    pairs = float((end - begin).clamp(min=0).sum())
+    dim_v = v.shape[3]
+    return Cost(
+        flops=2.0 * batch * heads * pairs * (dim + dim_v),
+        read_bytes=q.nbytes + k.nbytes + v.nbytes + (0 if mask is None else mask.nbytes),
+        write_bytes=batch * heads * seqlen_q * (dim_v * q.itemsize + 4),
+        compute="bf16" if q.dtype == torch.bfloat16 else "fp32",
+    )
+
+
+def _row(
+    dtype: torch.dtype,
+    b: int,
+    h: int,
+    s: int,
+    d: int,
+    causal: bool = False,
+    hkv: int | None = None,
+    given: tuple[str, ...] = (),
+    hot: bool = False,
+) -> Benchmark:
+    sizes = size(b, h, h if hkv is None else hkv, s, s, d)
+    name = f"B{b} H{h}{'' if hkv is None else f'/{hkv}'} S{s} D{d}"
+    name += " causal" if causal else ""
+    name += " padded" if given else ""
+    options = {"is_causal": True} if causal else {}
+    case = Case(sizes=sizes, options=options, given=given, lead=())
+    return Benchmark(name=name, case=case, dtype=dtype, eager=sdpa, hot=hot)
+
+
+_PADDED = ("mask:padding[B,1,1,Sk]",)
+
+ATTENTION_FORWARD = OpSpec(
+    name=_NAME,
+    family="attention",
+    schema=(
+        "(Tensor q, Tensor k, Tensor v, *, Tensor? mask=None, float? scale=None, "
+        "bool is_causal=False, int window_left=-1, int window_right=-1, float softcap=0.0, "
+        "Tensor? alibi_slopes=None, Tensor? sinks=None, Tensor? q_doc=None, Tensor? k_doc=None, "
+        "int prefix_len=0) -> (Tensor out, Tensor lse)"
+    ),
+    dims={
+        "q": "B Hq Sq D",
+        "k": "B Hkv Sk D",
+        "v": "B Hkv Sk Dv",
+        "sinks": "Hq",
+        "q_doc": "B Sq",
+        "k_doc": "B Sk",
+    },
+    arg_dtypes={
+        "mask": (torch.bool, torch.float32, "q"),
+        "alibi_slopes": (torch.float32,),
+        "sinks": (torch.float32,),
+        "q_doc": (torch.int32, torch.int64),
+        "k_doc": (torch.int32, torch.int64),
+    },
+    check=_check,
+    infer=_infer,
+    reference=reference,
+    eager=eager,
+    autocast=True,
+    cost=_cost,
+    build_inputs=build,
+    free_sizes=("B", "Sq", "Sk", "D", "Dv"),
+    row_dims=3,
+    cases=CASES,
+    error_cases=ERRORS,
+    benchmarks=(
+        _row(torch.bfloat16, 1, 16, 2048, 128, causal=True),
+        _row(torch.bfloat16, 1, 8, 4096, 128),
+        _row(torch.bfloat16, 1, 16, 1001, 128, causal=True, hkv=4),
+        _row(torch.bfloat16, 1, 12, 512, 64, causal=True),
+        _row(torch.bfloat16, 1, 12, 512, 64),
+        _row(torch.bfloat16, 32, 12, 128, 32, causal=True),
+        _row(torch.bfloat16, 32, 12, 128, 32),
+        _row(torch.bfloat16, 32, 12, 128, 32, given=_PADDED),
+        *(_row(torch.bfloat16, 1, 12, s, 32, hot=True) for s in (16, 32, 64, 128)),
+        _row(torch.float32, 1, 16, 2048, 128, causal=True),
+        _row(torch.float32, 1, 16, 1024, 64),
+        _row(torch.float32, 32, 12, 128, 32),
+    ),
+    doc="""
+`out = softmax(scale * q k^T + bias) v` per head, by an online softmax over blocks of keys (Dao,
+"FlashAttention-2", 2023): the scores are never stored.
+
+For query i and key j of a head, with `position = i + Sk - Sq` (bottom-right alignment):
+
+- `s = scale * dot(q[i], k[j])`; `scale` is `1 / sqrt(D)` when not given
+- `s = softcap * tanh(s / softcap)` when `softcap > 0`
+- `s += mask[i, j]` (additive), `s -= alibi_slopes[head] * |position - j|`
+- `p[i, j] = exp(s) / (exp(sinks[head]) + sum_j exp(s))`; without `sinks` that term is absent
+- `out[i] = sum_j p[i, j] v[j]`, `lse[i] = log(exp(sinks[head]) + sum_j exp(s))`
+
+Key j is visible to query i when all of these hold: `is_causal`: `j <= position` or
+`j < prefix_len`; `window_left >= 0`: `j >= position - window_left`; `window_right >= 0`:
+`j <= position + window_right`; the boolean mask is true or the additive one above -inf;
+`q_doc[i] == k_doc[j]`. A query that sees no key and has no sink gives `out = 0`, `lse = -inf`.
+
+`q` is `[B, Hq, Sq, D]`, `k` `[B, Hkv, Sk, D]`, `v` `[B, Hkv, Sk, Dv]` in float32, float16 or
+bfloat16, any strides with a dense last dimension; `Hq` is a multiple of `Hkv` (GQA, MQA). `mask`
+broadcasts to `[B, Hq, Sq, Sk]`, any strides, in bool (true: visible), float32 or the dtype of `q`.
+`alibi_slopes` is `[Hq]` or `[B, Hq]`, `sinks` `[Hq]` (logits), both float32; `q_doc` `[B, Sq]` and
+`k_doc` `[B, Sk]` are int32 or int64. `out` is `[B, Hq, Sq, Dv]` in the dtype of `q`, in the memory
+order of `q` when `Dv = D` (so that `[B, S, H, D]` views merge without a copy), else contiguous;
+`lse` is `[B, Hq, Sq]` in float32, natural logarithm.
+
+Scores and sums are float32. The bfloat16 kernels multiply bfloat16 pairs and round `p` to bfloat16
+before the second product, as PyTorch does. NaN and infinity in q, and in k and v at visible keys,
+propagate as in the formula. At a hidden key, k is not looked at, but a NaN or infinity in v may
+reach the result (0 * NaN), as in PyTorch. D or Dv of 0 or above 256 run the reference.
+
+Within a native variant a query's result depends on its own head only: not on the number of threads
+nor on the rest of the batch.
+""",
+)
