@@ -5,7 +5,8 @@
 // activation and stores. Weights are read as stored, or as panels (panel.h) packed beforehand.
 //
 // Order of summation, hence bits: a row of y depends on K and on the kernel only, never on the
-// number of threads, on M, or on where the row lies in x.
+// number of threads, on where the row lies in x, or on M, with one exception: FloatGemm sums up to
+// three rows more exactly than many.
 #ifndef KPT_KERNELS_GEMM_CPU_PANEL_GEMM_H_
 #define KPT_KERNELS_GEMM_CPU_PANEL_GEMM_H_
 

@@ -30,12 +30,11 @@ KPT_SIMD_INLINE FloatVec Pin(FloatVec v) {
   return v;
 }
 
-// Sums over one slice of K start from zero and are then added to what there is: summing in two levels
-// keeps the rounding errors of long K small.
+// Sums over one slice of K start from zero and are then added to what there is: summing in two
+// levels keeps the rounding errors of long K small.
 template <int kRows>
-KPT_SIMD_INLINE void MultiplySlice(int64_t depth, const char* a, int64_t lda,
-                                   const float* const* b, float* sums, bool accumulate,
-                                   PacedPrefetch* prefetch) {
+KPT_SIMD_INLINE void MultiplySlice(int64_t depth, const char* a, int64_t lda, const float* const* b,
+                                   float* sums, bool accumulate, PacedPrefetch* prefetch) {
   const FloatTag d;
   FloatVec acc[kRows][kTileVecs];
   HWY_UNROLL(8)
@@ -49,8 +48,7 @@ KPT_SIMD_INLINE void MultiplySlice(int64_t depth, const char* a, int64_t lda,
     for (int j = 0; j < kTileVecs; ++j) v[j] = hn::Load(d, b[j] + k * kPanelCols);
     HWY_UNROLL(8)
     for (int i = 0; i < kRows; ++i) {
-      const FloatVec x =
-          Pin(hn::Set(d, *reinterpret_cast<const float*>(a + i * lda + k * 4)));
+      const FloatVec x = Pin(hn::Set(d, *reinterpret_cast<const float*>(a + i * lda + k * 4)));
       HWY_UNROLL(4)
       for (int j = 0; j < kTileVecs; ++j) acc[i][j] = hn::MulAdd(x, v[j], acc[i][j]);
     }
@@ -74,11 +72,10 @@ KPT_SIMD_INLINE void MultiplySlice(int64_t depth, const char* a, int64_t lda,
   }
 }
 
-template <int kRows>
+template <int64_t kSlice, int kRows>
 HWY_NOINLINE void MultiplyRows(int64_t depth, const char* a, int64_t lda,
                                const uint32_t* const* groups, float* sums, bool accumulate,
                                PacedPrefetch* prefetch) {
-  constexpr int64_t kSlice = 256;
   PacedPrefetch ahead = *prefetch;
   PacedPrefetch none;
   for (int64_t col = 0; col < kPanelCols; col += kTileCols) {
@@ -181,6 +178,13 @@ void PackWeight(const PanelGemm& g, int64_t column, int64_t valid, int64_t begin
   PackAs(static_cast<const T*>(g.weight) + column * g.ldw + begin, g.ldw, valid, count, to);
 }
 
+// For a few rows other libraries run a dot product in many partial sums. Short slices are as exact,
+// and with so few rows the weight's way from memory hides what they cost.
+constexpr int64_t kFewRows = 3;
+constexpr int64_t kLongSlice = 256;
+constexpr int64_t kShortSlice = 16;
+
+template <int64_t kSlice>
 struct FloatTile {
   static constexpr int64_t kPerDword = 1;
 
@@ -189,17 +193,21 @@ struct FloatTile {
                        PacedPrefetch* prefetch) {
     switch (rows) {
       case 1:
-        return MultiplyRows<1>(depth, a, lda, groups, sums, accumulate, prefetch);
+        return MultiplyRows<kSlice, 1>(depth, a, lda, groups, sums, accumulate, prefetch);
       case 2:
-        return MultiplyRows<2>(depth, a, lda, groups, sums, accumulate, prefetch);
+        return MultiplyRows<kSlice, 2>(depth, a, lda, groups, sums, accumulate, prefetch);
       case 3:
-        return MultiplyRows<3>(depth, a, lda, groups, sums, accumulate, prefetch);
-      case 4:
-        return MultiplyRows<4>(depth, a, lda, groups, sums, accumulate, prefetch);
-      case 5:
-        return MultiplyRows<5>(depth, a, lda, groups, sums, accumulate, prefetch);
-      case 6:
-        return MultiplyRows<6>(depth, a, lda, groups, sums, accumulate, prefetch);
+        return MultiplyRows<kSlice, 3>(depth, a, lda, groups, sums, accumulate, prefetch);
+    }
+    if constexpr (kSlice != kShortSlice) {
+      switch (rows) {
+        case 4:
+          return MultiplyRows<kSlice, 4>(depth, a, lda, groups, sums, accumulate, prefetch);
+        case 5:
+          return MultiplyRows<kSlice, 5>(depth, a, lda, groups, sums, accumulate, prefetch);
+        case 6:
+          return MultiplyRows<kSlice, 6>(depth, a, lda, groups, sums, accumulate, prefetch);
+      }
     }
   }
 
@@ -237,10 +245,10 @@ struct FloatDot {
   static void StoreSums(const FloatVec* a, float* out) {
     const FloatTag d;
     const hn::RepartitionToWide<FloatTag> dw;
-    const auto u = hn::BitCast(dw, hn::Add(hn::InterleaveLower(d, a[0], a[1]),
-                                           hn::InterleaveUpper(d, a[0], a[1])));
-    const auto v = hn::BitCast(dw, hn::Add(hn::InterleaveLower(d, a[2], a[3]),
-                                           hn::InterleaveUpper(d, a[2], a[3])));
+    const auto u = hn::BitCast(
+        dw, hn::Add(hn::InterleaveLower(d, a[0], a[1]), hn::InterleaveUpper(d, a[0], a[1])));
+    const auto v = hn::BitCast(
+        dw, hn::Add(hn::InterleaveLower(d, a[2], a[3]), hn::InterleaveUpper(d, a[2], a[3])));
     // Every 128-bit block now gives four partial sums in order.
     const FloatVec s = hn::Add(hn::BitCast(d, hn::InterleaveLower(dw, u, v)),
                                hn::BitCast(d, hn::InterleaveUpper(dw, u, v)));
@@ -276,6 +284,11 @@ void ConvertRows(int num_threads, const PanelGemm& g, int64_t m0, int64_t rows, 
   });
 }
 
+bool RunFloatTiles(int num_threads, const PanelGemm& g, const NestRows& x, int64_t rows) {
+  return g.m <= kFewRows ? RunPanelGemm<FloatTile<kShortSlice>>(num_threads, g, x, rows)
+                         : RunPanelGemm<FloatTile<kLongSlice>>(num_threads, g, x, rows);
+}
+
 // x in passes of rows whose float copy stays in the outer cache.
 template <class T>
 bool ConvertingGemm(int num_threads, const PanelGemm& g) {
@@ -296,7 +309,8 @@ bool ConvertingGemm(int num_threads, const PanelGemm& g) {
     PanelGemm part = g;
     part.epilogue.y =
         static_cast<char*>(g.epilogue.y) + m * g.epilogue.ldy * ItemSize(g.epilogue.y_dtype);
-    if (!RunPanelGemm<FloatTile>(num_threads, part, rows, count)) return false;
+    // Decided by all rows of the call: a row's sums do not depend on the pass it falls into.
+    if (!RunFloatTiles(num_threads, part, rows, count)) return false;
   }
   return true;
 }
@@ -324,7 +338,7 @@ bool FloatGemm(int num_threads, const PanelGemm& g) {
   rows.data = static_cast<const char*>(g.x);
   rows.stride = g.ldx * 4;
   rows.whole = g.k;
-  return RunPanelGemm<FloatTile>(num_threads, g, rows, g.m);
+  return RunFloatTiles(num_threads, g, rows, g.m);
 }
 
 bool FloatRows(int num_threads, const PanelGemm& g) {

@@ -1,9 +1,8 @@
 // Portable kernels for decoded weights: a slice of the panel is decoded to fp32 (or to pairs of
 // int16) in the first-level cache and used for a block of rows at once.
-#include "kernels/base/simd_io.h"
-
 #include "kernels/base/parallel_for.h"
 #include "kernels/base/scratch.h"
+#include "kernels/base/simd_io.h"
 #include "kernels/gemm/cpu/quant_gemm.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -20,6 +19,10 @@ constexpr int kTileVecs = kLanes >= 16 ? 4 : 2;
 constexpr int64_t kTileCols = kTileVecs * kLanes;
 constexpr int64_t kSliceBytes = 16 * 1024;  // decoded: leaves half of a 32 KiB cache to x and sums
 constexpr int64_t kBlockRows = 240;         // rows that share a decoded slice
+// As in panel_gemm_simd.cc: up to kFewRows rows are summed in slices of 16 k, to be as exact as the
+// dot products that others use there.
+constexpr int64_t kFewRows = 3;
+constexpr int64_t kFewRowsSlice = 16;
 static_assert(kPanelCols % kTileCols == 0, "a panel is a whole number of tiles");
 
 // The four bytes of each dword, sign-extended, as floats: byte b of 0..3.
@@ -103,9 +106,7 @@ void DecodePairs(const int32_t* panel, int64_t rows, int32_t* out) {
 struct FloatDot {
   using Elem = float;
   using Tag = FloatTag;
-  static HWY_INLINE FloatVec Dot(FloatVec a, FloatVec b, FloatVec c) {
-    return hn::MulAdd(a, b, c);
-  }
+  static HWY_INLINE FloatVec Dot(FloatVec a, FloatVec b, FloatVec c) { return hn::MulAdd(a, b, c); }
 };
 struct PairDot {
   using Elem = int32_t;  // two int16
@@ -116,7 +117,8 @@ struct PairDot {
   }
 };
 
-// sums[kRows][kTileCols] (+)= x[kRows][k] * b[k][kTileCols]; b and sums have 64 columns.
+// sums[kRows][kTileCols] (+)= x[kRows][k] * b[k][kTileCols]; b and sums have 64 columns. A slice is
+// summed from zero and then added: in two levels the rounding errors of long K stay small.
 template <class Op, int kRows>
 void Tile(const typename Op::Elem* x, int64_t ldx, const typename Op::Elem* b, int64_t k,
           bool accumulate, typename Op::Elem* sums) {
@@ -125,7 +127,7 @@ void Tile(const typename Op::Elem* x, int64_t ldx, const typename Op::Elem* b, i
   V acc[kRows][kTileVecs];
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kTileVecs; ++j) {
-      acc[i][j] = accumulate ? hn::LoadU(d, sums + i * kPanelCols + j * kLanes) : hn::Zero(d);
+      acc[i][j] = hn::Zero(d);
     }
   }
   for (int64_t g = 0; g < k; ++g, b += kPanelCols) {
@@ -138,7 +140,8 @@ void Tile(const typename Op::Elem* x, int64_t ldx, const typename Op::Elem* b, i
   }
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kTileVecs; ++j) {
-      hn::StoreU(acc[i][j], d, sums + i * kPanelCols + j * kLanes);
+      auto* at = sums + i * kPanelCols + j * kLanes;
+      hn::StoreU(accumulate ? hn::Add(hn::LoadU(d, at), acc[i][j]) : acc[i][j], d, at);
     }
   }
 }
@@ -274,9 +277,9 @@ void QuantizeRows(const QuantGemm& g, int64_t m0, int64_t rows, uint8_t* u, int6
         const auto b = hn::BitCast(du, QuantizePair(x + i + 2 * kLanes, g.k - i - 2 * kLanes, q));
         const auto even = hn::ConcatEven(du, b, a);  // (k, k+1) of each group of four
         const auto odd = hn::ConcatOdd(du, b, a);    // (k+2, k+3)
-        hn::StoreU(hn::BitCast(hn::Repartition<uint8_t, Uint32Tag>(),
-                               hn::Or(even, hn::ShiftLeft<8>(odd))),
-                   hn::Repartition<uint8_t, Uint32Tag>(), u + i);
+        hn::StoreU(
+            hn::BitCast(hn::Repartition<uint8_t, Uint32Tag>(), hn::Or(even, hn::ShiftLeft<8>(odd))),
+            hn::Repartition<uint8_t, Uint32Tag>(), u + i);
       }
     });
   }
@@ -302,7 +305,8 @@ bool WeightOnlyGemm(int num_threads, const QuantGemm& g) {
   const int64_t per_dword = bf16 ? 2 : 4;
   const int64_t depth = g.depth();
   const int64_t padded = depth * per_dword;
-  const int64_t slice = kSliceBytes / (kPanelRowBytes * per_dword);  // dword rows
+  const int64_t slice = g.m <= kFewRows ? kFewRowsSlice / per_dword
+                                        : kSliceBytes / (kPanelRowBytes * per_dword);  // dword rows
   const int64_t block = g.m < kBlockRows ? g.m : kBlockRows;
   const int64_t x_bytes = block * padded * 4;
   const int64_t bytes = RoundUp(x_bytes, 64) + kSliceBytes + block * kPanelRowBytes;
@@ -334,8 +338,7 @@ bool WeightOnlyGemm(int num_threads, const QuantGemm& g) {
           }
           Slice<FloatDot>(x + k0 * per_dword, padded, decoded, n * per_dword, rows, k0 > 0, sums);
         }
-        EmitRows(g.epilogue, sums, nullptr, kPanelCols, m0, rows, p * kPanelCols,
-                 g.panel_cols(p));
+        EmitRows(g.epilogue, sums, nullptr, kPanelCols, m0, rows, p * kPanelCols, g.panel_cols(p));
       }
     }
   });
@@ -385,8 +388,7 @@ bool Int8Gemm(int num_threads, const QuantGemm& g) {
         }
         float* sums = reinterpret_cast<float*>(dots);
         Dequantize(dots, s, z, rows, g.column_sums(p), sums);
-        EmitRows(g.epilogue, sums, nullptr, kPanelCols, m0, rows, p * kPanelCols,
-                 g.panel_cols(p));
+        EmitRows(g.epilogue, sums, nullptr, kPanelCols, m0, rows, p * kPanelCols, g.panel_cols(p));
       }
     }
   });
