@@ -3,135 +3,83 @@
 import pytest
 import torch
 
-from kernel_pytorch.ops.validate import bind
+import kernel_pytorch
 from tests.contract import harness
+from tests.contract.refusals import call, good_call, refusals
 
 SPECS = harness.specs()
 IDS = [s.name for s in SPECS]
-
-DECLARED = [
-    pytest.param(spec, error, id=f"{spec.name}-{error.name}")
-    for spec in SPECS
-    for error in spec.error_cases
-]
-
-
-@pytest.mark.parametrize(("spec", "error"), DECLARED)
-def test_declared_error(spec, error):
-    with pytest.raises(error.error, match=error.match):
-        error.call(harness.op_of(spec))
-
-
-def _good_call(spec):
-    """A call that gives every optional tensor it can, with sizes above one."""
-    case = max(
-        harness.served_cases(spec),
-        key=lambda c: (len(c.given), min([2, *c.lead, *c.sizes.values()]), -sum(c.sizes.values())),
-    )
-    args, kwargs = harness.inputs(spec, case, torch.float32)
-    return bind(spec, tuple(args), kwargs)
-
-
-def _call(spec, bound):
-    names = spec.arguments
-    args = [bound[a.name] for a in names if not a.kwarg_only]
-    kwargs = {a.name: bound[a.name] for a in names if a.kwarg_only}
-    return harness.op_of(spec)(*args, **kwargs)
-
-
-def _tensors(spec, bound):
-    return [n for n in spec.tensor_arguments if bound[n] is not None]
-
-
-def _misaligned(t):
-    raw = torch.zeros(t.numel() * t.element_size() + 1, dtype=torch.uint8)
-    import numpy as np
-
-    return torch.from_numpy(np.frombuffer(raw.numpy()[1:].data, dtype=np.float32)).view(t.shape)
-
-
-WRONG = {
-    # name -> (how to spoil one tensor, expected error)
-    "complex dtype": (lambda t: t.to(torch.complex64), TypeError),
-    "integer dtype": (lambda t: t.to(torch.int32), TypeError),
-    "rank 9": (lambda t: t.reshape((1,) * (9 - t.dim()) + tuple(t.shape)), (ValueError,)),
-    "meta device": (lambda t: t.to("meta"), (ValueError, TypeError)),
-    "sparse": (lambda t: t.to_sparse(), TypeError),
-    "one more in the last dim": (
-        lambda t: torch.cat([t, t[..., :1]], dim=-1) if t.dim() else t.reshape(1, 1),
-        ValueError,
-    ),
-    "last dim not dense": (
-        lambda t: torch.stack([t, t], dim=-1)[..., 0] if t.dim() and t.shape[-1] > 1 else None,
-        ValueError,
-    ),
-    "misaligned": (lambda t: _misaligned(t) if t.dtype == torch.float32 else None, ValueError),
-}
-
-
-def _is_fixed_elsewhere(spec, name, names):
-    """Whether another of the given tensors fixes the size of this one's last dimension."""
-    last = spec.dims.get(name, "").split()[-1:]
-    return any(last[0] in spec.dims.get(n, "").split() for n in names if n != name and last)
-
-
-@pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("spec", SPECS, ids=IDS)
-def test_spoiled_tensor(spec, wrong):
-    """Each tensor argument in turn is spoiled; nothing is computed, the message names the op."""
-    spoil, error = WRONG[wrong]
-    refused = 0
-    names = _tensors(spec, _good_call(spec))
-    for name in names:
-        bound = _good_call(spec)
-        spoiled = spoil(bound[name])
-        if spoiled is None:
-            continue
-        if wrong == "one more in the last dim" and not _is_fixed_elsewhere(spec, name, names):
-            continue
-        if wrong in ("last dim not dense", "misaligned") and name not in spec.dims:
-            continue  # arguments without declared dims may have any layout
-        if wrong == "meta device" and len(names) == 1:
-            continue  # a meta tensor alone is a legal call
-        bound[name] = spoiled
-        with pytest.raises(error, match=spec.name):
-            _call(spec, bound)
-        refused += 1
-    if not refused:
-        pytest.skip("this mistake cannot be made with this operator")
+REFUSALS = {spec.name: list(refusals(spec)) for spec in SPECS}
 
 
 @pytest.mark.parametrize(
-    "spec", [s for s in SPECS if s.choices], ids=[s.name for s in SPECS if s.choices]
+    "refusal",
+    [pytest.param(r, id=f"{name}-{r.name}") for name, found in REFUSALS.items() for r in found],
 )
-def test_unknown_choice(spec):
-    for name, choices in spec.choices.items():
-        for value in ("", "GELU", "nonsense", "none "):
-            bound = _good_call(spec)
-            bound[name] = value
-            if value in choices:
-                continue
-            with pytest.raises(ValueError, match=f"{spec.name}: argument '{name}' must be one of"):
-                _call(spec, bound)
+def test_refused(refusal):
+    with pytest.raises(refusal.error, match=refusal.match):
+        refusal.call()
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=IDS)
-def test_rank_too_low(spec):
-    for name in _tensors(spec, _good_call(spec)):
-        bound = _good_call(spec)
-        fixed = [t for t in spec.dims.get(name, "...").split() if not t.startswith("...")]
-        if not fixed:
-            continue
-        bound[name] = torch.ones((), dtype=bound[name].dtype)
-        with pytest.raises(ValueError, match=f"{spec.name}: argument '{name}' must have"):
-            _call(spec, bound)
+def test_counts(spec):
+    """At least 20 refused inputs and 200 samples an operator, each of its own."""
+    names = [r.name for r in REFUSALS[spec.name]]
+    assert len(set(names)) == len(names) >= 20
+    assert len(set(map(str, spec.cases))) == len(spec.cases)
+    assert len(spec.cases) * len(spec.dtypes) >= 200
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_good_call_is_good(spec):
+    """What the refused calls differ from in one thing is legal."""
+    call(spec, good_call(spec))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_size_that_overflows(spec, device):
+    """Expanded tensors may ask for any size: it is refused before anything is allocated."""
+    bound = harness.map_tensors(lambda t: t.to(device), good_call(spec))
+    first = bound[spec.tensor_arguments[0]]
+    out = harness.outputs_of(call(spec, bound))[0]
+    if out.shape != first.shape or not spec.dims[spec.tensor_arguments[0]].startswith("..."):
+        pytest.skip("its outputs cannot outgrow what an expanded input may have")
+    for name in spec.tensor_arguments:
+        if bound[name] is not None and bound[name].shape == first.shape:
+            row = bound[name].reshape(-1)[: first.shape[-1]]
+            bound[name] = row.expand(2**62 // first.shape[-1], first.shape[-1])
+    with pytest.raises(ValueError, match=f"{spec.name}: argument '.*' of shape .* bytes: at most"):
+        call(spec, bound)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_more_dimensions_than_kernels_take(spec):
+    """The reference serves any rank, where the operator has leading dimensions."""
+    bound = good_call(spec)
+    first = bound[spec.tensor_arguments[0]]
+    if not spec.dims[spec.tensor_arguments[0]].startswith("..."):
+        pytest.skip("its rank is fixed")
+    want = harness.outputs_of(call(spec, bound))
+    for name in spec.tensor_arguments:
+        if bound[name] is not None and bound[name].shape == first.shape:
+            bound[name] = first_dims(bound[name], 9)
+    with kernel_pytorch.explain() as calls:
+        got = harness.outputs_of(call(spec, bound))
+    assert ["more than 8 dimensions" in c.reason for c in calls] == [True]
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, first_dims(w, 9))
+
+
+def first_dims(t, rank):
+    return t.reshape((1,) * (rank - t.dim()) + tuple(t.shape))
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=IDS)
 def test_native_refuses_too(spec):
     """The native functions check for themselves what Python cannot have promised."""
     native = harness.native_function(spec.name)
-    bound = _good_call(spec)
+    bound = good_call(spec)
     values = list(bound.values())
     out = torch.empty(3)
     with pytest.raises((TypeError, ValueError)):

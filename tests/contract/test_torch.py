@@ -122,13 +122,13 @@ def test_gradients_match_eager(spec):
     args, kwargs = _diff_inputs(spec, torch.float32)
     out = harness.outputs_of(harness.op_of(spec)(*args, **kwargs))[0]
     out.sum().backward()
-    wide_args, wide_kwargs = _diff_inputs(spec, torch.float64)
     wide_args = [
         a.detach().double().requires_grad_()
         if isinstance(a, torch.Tensor) and a.requires_grad
         else a
         for a in args
     ]
+    wide_kwargs = harness.widened(kwargs)
     harness.outputs_of(spec.reference(*wide_args, **wide_kwargs))[0].sum().backward()
     for got, want in zip(args, wide_args, strict=True):
         if isinstance(got, torch.Tensor) and got.requires_grad and want.grad is not None:

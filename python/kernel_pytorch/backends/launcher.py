@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from kernel_pytorch.core.dispatch_log import DispatchRecord, record
 from kernel_pytorch.ops import signature
-from kernel_pytorch.ops.registry import allocate, check_out, run_reference
+from kernel_pytorch.ops.registry import (
+    allocate,
+    check_out,
+    raise_allocation_error,
+    run_reference,
+)
 from kernel_pytorch.ops.spec import OpSpec, Out
-from kernel_pytorch.ops.validate import bind, check, quick_condition
+from kernel_pytorch.ops.validate import MAX_NATIVE_RANK, bind, check, quick_condition
 
 __all__ = ["Backend", "make_launcher", "make_out_launcher"]
 
@@ -62,11 +67,14 @@ def make_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
         f"def {spec.name}({signature.parameters(spec)}):\n"
         f"    if not ({quick_condition(spec)}):\n"
         f"        check({arguments})\n"
-        f"        if {first}.dtype not in D:\n"
-        f"            return fall_back(f'no native kernel for {{{first}.dtype}}', {arguments})\n"
+        f"        if reason := unserved({arguments}):\n"
+        f"            return fall_back(reason, {arguments})\n"
         + (f"    else: extra_check({signature.by_name(spec)})\n" if spec.check else "")
-        + f"    {outs} = {allocated}\n"
         + f"    try:\n"
+        f"        {outs} = {allocated}\n"
+        f"    except (RuntimeError, MemoryError):\n"
+        f"        allocation_error({signature.by_name(spec)})\n"
+        f"    try:\n"
         f"        record(notes[(native or find_native())({outs}, {arguments})])\n"
         f"    except NotImplementedError as error:\n"
         f"        return fall_back(str(error), {arguments})\n"
@@ -84,6 +92,7 @@ def make_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
         **signature.defaults(spec),
         **{f"C_{name}": frozenset(choices) for name, choices in spec.choices.items()},
         **{str(d).removeprefix("torch."): d for d in _DTYPES},
+        "allocation_error": lambda **bound: raise_allocation_error(spec, bound),
         "D": frozenset(spec.dtypes),
         "check": lambda *args: check(spec, bind(spec, args, {})),
         "empty": backend.empty,
@@ -94,8 +103,19 @@ def make_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
         "native": None,
         "notes": _Notes(spec.name, backend.name),
         "record": record,
+        "unserved": lambda *args: _unserved(spec, args),
     }
     return signature.compiled(spec.name, source, namespace)
+
+
+def _unserved(spec: OpSpec, args: Iterable[Any]) -> str:
+    """Why no native kernel takes these checked arguments; "" when one may."""
+    tensors = [a for a in args if isinstance(a, torch.Tensor)]
+    if tensors[0].dtype not in spec.dtypes:
+        return f"no native kernel for {tensors[0].dtype}"
+    if any(t.dim() > MAX_NATIVE_RANK for t in tensors):
+        return f"no native kernel for more than {MAX_NATIVE_RANK} dimensions"
+    return ""
 
 
 _DTYPES = tuple(d for d in vars(torch).values() if isinstance(d, torch.dtype))
@@ -104,7 +124,6 @@ _DTYPES = tuple(d for d in vars(torch).values() if isinstance(d, torch.dtype))
 def make_out_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
     """The implementation of the ``out=`` overload of ``spec`` on ``backend``."""
     notes = _Notes(spec.name, backend.name)
-    first = spec.tensor_arguments[0]
 
     def launch_out(*args: Any, out: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         bound = bind(spec, args, kwargs)
@@ -113,8 +132,8 @@ def make_out_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
         assert isinstance(expected, Out)
         check_out(spec, expected, bound, out)
         values = tuple(bound.values())
-        reason = f"no native kernel for {bound[first].dtype}"
-        if bound[first].dtype in spec.dtypes:
+        reason = _unserved(spec, values)
+        if not reason:
             try:
                 record(notes[backend.find(spec.name)(out, *values)])
                 return out

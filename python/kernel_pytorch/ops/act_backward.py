@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kernel_pytorch.ops.activations import EAGER_BACKWARD, KINDS, wide
+from kernel_pytorch.ops.activations import EAGER_BACKWARD, KINDS, REFERENCE_BACKWARD, wide
 from kernel_pytorch.ops.spec import Benchmark, Case, Cost, ErrorCase, OpSpec, Out, cases
 
 
@@ -17,7 +17,7 @@ def _eager(grad_out: torch.Tensor, x: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def _reference(grad_out: torch.Tensor, x: torch.Tensor, kind: str) -> torch.Tensor:
-    return EAGER_BACKWARD[kind](wide(grad_out), wide(x)).to(x.dtype)
+    return REFERENCE_BACKWARD[kind](wide(grad_out), wide(x)).to(x.dtype)
 
 
 def _cost(grad_out: torch.Tensor, x: torch.Tensor, kind: str) -> Cost:
@@ -38,7 +38,19 @@ ACT_BACKWARD = OpSpec(
     cases=cases(
         sizes=[{}],
         options=[{"kind": kind} for kind in KINDS],
-        leads=[(), (0,), (1,), (7,), (64,), (3, 0), (5, 33), (2, 3, 129), (17, 1024)],
+        leads=[
+            (),
+            (0,),
+            (1,),
+            (7,),
+            (64,),
+            (3, 0),
+            (5, 33),
+            (8, 4096),
+            (17, 1024),
+            (2, 3, 129),
+            (2, 1, 4, 31),
+        ],
     ),
     error_cases=(
         ErrorCase(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 
-__all__ = ["EAGER", "EAGER_BACKWARD", "KINDS", "wide"]
+__all__ = ["EAGER", "EAGER_BACKWARD", "KINDS", "REFERENCE_BACKWARD", "wide"]
 
 EAGER: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": F.relu,
@@ -37,6 +37,18 @@ EAGER_BACKWARD: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor
     "sigmoid": lambda grad, x: _aten.sigmoid_backward(grad, torch.sigmoid(x)),
     "tanh": lambda grad, x: _aten.tanh_backward(grad, torch.tanh(x)),
     "quick_gelu": _quick_gelu_backward,
+}
+
+
+def _silu_backward(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    s = torch.sigmoid(x)
+    return grad * (s * (1 + x * (1 - s)))
+
+
+# The same in operations that can be differentiated again (aten's silu_backward cannot).
+REFERENCE_BACKWARD: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    **EAGER_BACKWARD,
+    "silu": _silu_backward,
 }
 
 

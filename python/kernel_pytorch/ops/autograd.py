@@ -15,13 +15,15 @@ from torch._functorch.autograd_function import enable_single_level_autograd_func
 from kernel_pytorch.core.dispatch_log import DispatchRecord, record, refuse_if_strict
 from kernel_pytorch.ops import signature
 from kernel_pytorch.ops.spec import OpSpec
+from kernel_pytorch.ops.validate import bind, check
 
 __all__ = ["fast_paths", "kernel", "out_kernel"]
 
 fast_paths: dict[str, Callable[..., Any]] = {}
-"""CPU launchers by operator name, filled by ``backends``: when nothing needs a gradient and no
-mode or subclass wants to see the call, the autograd kernel calls the launcher directly. That saves
-a second trip through the dispatcher, a third of the cost of a small call."""
+"""CPU launchers by operator name, filled by ``backends``: when nothing needs a gradient, no mode or
+subclass wants to see the call and no tensor is a lazy negation (which only the dispatcher
+resolves), the autograd kernel calls the launcher directly. That saves a second trip through the
+dispatcher, a third of the cost of a small call."""
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 
@@ -54,15 +56,22 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
         for t in spec.tensor_arguments:
             term = condition.format(t=t)
             terms.append(f"({t} is {when_absent}None {join} {term})" if t in optional else term)
-        return terms and f" {'or' if join == 'and' else 'and'} ".join(terms)
+        return f" {'or' if join == 'and' else 'and'} ".join(terms)
 
     needs_grad = all_tensors("{t}.requires_grad", "and", "not ")
     is_plain = all_tensors(
-        "(type({t}) is Tensor or type({t}) is Parameter) and {t}.is_cpu", "or", ""
+        "(type({t}) is Tensor or type({t}) is Parameter) and {t}.is_cpu and not {t}.is_neg()",
+        "or",
+        "",
     )
     source = (
         f"def autograd_{spec.name}({signature.parameters(spec)}):\n"
-        f"    if ({needs_grad}) and is_grad_enabled() or forward_ad._current_level >= 0:\n"
+        f"    try:\n"
+        f"        needs_grad = {needs_grad}\n"
+        f"    except AttributeError:\n"  # None, which PyTorch lets pass for an undefined tensor
+        f"        check(spec, bind(spec, ({', '.join(names)},), {{}}))\n"
+        f"        raise\n"
+        f"    if needs_grad and is_grad_enabled() or forward_ad._current_level >= 0:\n"
         f"        return apply({', '.join(names)})\n"
         f"    launch = fast_paths.get({spec.name!r})\n"
         f"    if (launch is not None and {is_plain}\n"
@@ -74,6 +83,8 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
         **signature.defaults(spec),
         "apply": apply,
         "below": below,
+        "bind": bind,
+        "check": check,
         "fast_paths": fast_paths,
         # Forward mode: the function raises that it has no jvp, rather than drop a tangent.
         "forward_ad": torch.autograd.forward_ad,
@@ -82,6 +93,7 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
         "is_grad_enabled": torch.is_grad_enabled,
         "modes": torch._C._len_torch_dispatch_stack,
         "Parameter": torch.nn.Parameter,
+        "spec": spec,
         "Tensor": torch.Tensor,
         "transforms": torch._C._are_functorch_transforms_active,
     }
@@ -118,8 +130,10 @@ def _function(spec: OpSpec, names: tuple[str, ...]) -> type[torch.autograd.Funct
         @staticmethod
         def forward(*values: Any) -> Any:
             kwargs = dict(zip(kwarg_only, values[positional:]))
-            with _below_autograd():
-                return getattr(torch.ops.kpt, spec.name).default(*values[:positional], **kwargs)
+            # This level records nothing here; the levels of torch.func around it, if any, do.
+            with torch.set_grad_enabled(torch._C._are_functorch_transforms_active()):
+                with _below_autograd():
+                    return getattr(torch.ops.kpt, spec.name).default(*values[:positional], **kwargs)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -167,17 +181,25 @@ def _differentiate(
         outputs = result if isinstance(result, tuple) else (result,)
         return tuple(o for o in outputs if o.is_floating_point())
 
-    detached = [bound[n].detach() for n in needed]
     wanted = [g for g in grads if g.is_floating_point()]
+    # Views, not detached copies: a second derivative flows through them, and an argument that was
+    # passed twice gets two gradients.
+    leaves = [bound[n].view_as(bound[n]) for n in needed]
     if torch._C._are_functorch_transforms_active():
-        outputs, pull_back = torch.func.vjp(run, *detached)
+        outputs, pull_back = torch.func.vjp(run, *leaves)
         found = pull_back(tuple(g.to(o.dtype) for o, g in zip(outputs, wanted)))
     else:
+        create_graph = torch.is_grad_enabled()
+        if not create_graph:
+            leaves = [t.detach().requires_grad_() for t in leaves]
         with torch.enable_grad():
-            leaves = [t.requires_grad_() for t in detached]
             pairs = [(o, g.to(o.dtype)) for o, g in zip(run(*leaves), wanted) if o.requires_grad]
             found = torch.autograd.grad(
-                [o for o, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True
+                [o for o, _ in pairs],
+                leaves,
+                [g for _, g in pairs],
+                create_graph=create_graph,
+                allow_unused=True,
             )
     record(DispatchRecord(f"{spec.name} (backward)", first.device.type, "reference", "", reason))
     return {n: g.to(bound[n].dtype) for n, g in zip(needed, found) if g is not None}

@@ -11,8 +11,9 @@ Registered per dispatch key:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -21,7 +22,14 @@ from kernel_pytorch.ops import autograd
 from kernel_pytorch.ops.spec import OpSpec, Out
 from kernel_pytorch.ops.validate import bind, check
 
-__all__ = ["SPECS", "allocate", "check_out", "register", "run_reference"]
+__all__ = [
+    "SPECS",
+    "allocate",
+    "check_out",
+    "raise_allocation_error",
+    "register",
+    "run_reference",
+]
 
 SPECS: dict[str, OpSpec] = {}
 """Every registered operator by name."""
@@ -34,6 +42,22 @@ def allocate(out: Out, device: torch.device) -> torch.Tensor:
     if out.like is not None:
         return torch.empty_like(out.like, dtype=out.dtype, memory_format=torch.preserve_format)
     return torch.empty(out.shape, dtype=out.dtype, device=device)
+
+
+def raise_allocation_error(spec: OpSpec, bound: dict[str, Any]) -> NoReturn:
+    """Say why the outputs could not be allocated: ValueError when their size in bytes overflows,
+    else MemoryError."""
+    first = spec.tensor_arguments[0]
+    expected = spec.infer(**bound)
+    for out in (expected,) if isinstance(expected, Out) else expected:
+        size = math.prod(out.shape) * out.dtype.itemsize
+        asks = (
+            f"{spec.name}: argument '{first}' of shape {list(bound[first].shape)} asks for an "
+            f"output of shape {list(out.shape)} in {out.dtype}, {size} bytes"
+        )
+        if size >= 2**63:
+            raise ValueError(f"{asks}: at most 2^63 - 1 can be addressed")
+    raise MemoryError(f"{asks}, and there is not enough memory")
 
 
 def check_out(
@@ -117,11 +141,28 @@ def _fake(spec: OpSpec) -> Callable[..., Any]:
         check(spec, bound)
         device = bound[spec.tensor_arguments[0]].device
         outs = spec.infer(**bound)
-        if isinstance(outs, Out):
-            return allocate(outs, device)
-        return tuple(allocate(o, device) for o in outs)
+        try:
+            if isinstance(outs, Out):
+                return allocate(outs, device)
+            return tuple(allocate(o, device) for o in outs)
+        except (RuntimeError, MemoryError):
+            if any(isinstance(n, torch.SymInt) for n in bound[spec.tensor_arguments[0]].shape):
+                raise
+            raise_allocation_error(spec, bound)
 
     return fake
+
+
+def _refuse_nested(spec: OpSpec) -> Callable[..., NoReturn]:
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        for name, value in bind(spec, args, kwargs).items():
+            if isinstance(value, torch.Tensor) and value.is_nested:
+                raise TypeError(
+                    f"{spec.name}: argument '{name}' must be a strided tensor, got a nested one"
+                )
+        raise TypeError(f"{spec.name}: argument 'out' must be a strided tensor, got a nested one")
+
+    return refuse
 
 
 def _composite_out(spec: OpSpec) -> Callable[..., Any]:
@@ -158,15 +199,23 @@ def _autocast(spec: OpSpec, device_type: str) -> Callable[..., Any]:
         else torch._C.DispatchKey.AutocastCUDA
     )
 
-    def cast(value: Any, dtype: torch.dtype) -> Any:
-        if isinstance(value, torch.Tensor) and value.dtype in spec.dtypes and value.dtype != dtype:
+    names = tuple(a.name for a in spec.arguments)
+
+    def cast(name: str, value: Any, dtype: torch.dtype) -> Any:
+        if (
+            isinstance(value, torch.Tensor)
+            and value.dtype in spec.dtypes
+            and value.dtype != dtype
+            # Scales, sinks and the like are declared in a dtype of their own: they keep it.
+            and value.dtype not in spec.arg_dtypes.get(name, ())
+        ):
             return value.to(dtype)
         return value
 
     def autocast(*args: Any, **kwargs: Any) -> Any:
         dtype = torch.get_autocast_dtype(device_type)
-        cast_args = [cast(a, dtype) for a in args]
-        cast_kwargs = {k: cast(v, dtype) for k, v in kwargs.items()}
+        cast_args = [cast(n, a, dtype) for n, a in zip(names, args)]
+        cast_kwargs = {n: cast(n, v, dtype) for n, v in kwargs.items()}
         with torch._C._ExcludeDispatchKeyGuard(off):
             return op(*cast_args, **cast_kwargs)
 
@@ -182,6 +231,7 @@ def register(spec: OpSpec) -> OpSpec:
     _LIBRARY.impl(name, _composite(spec), "CompositeExplicitAutograd")
     torch.library.register_fake(f"kpt::{name}", _fake(spec), lib=_LIBRARY)
     _LIBRARY.impl(name, autograd.kernel(spec), "Autograd")
+    _LIBRARY.impl(name, _refuse_nested(spec), "AutogradNestedTensor")
     if spec.autocast:
         _LIBRARY.impl(name, _autocast(spec, "cpu"), "AutocastCPU")
         _LIBRARY.impl(name, _autocast(spec, "cuda"), "AutocastCUDA")
@@ -191,6 +241,7 @@ def register(spec: OpSpec) -> OpSpec:
         _LIBRARY.define(f"{name}.out{arguments},{keyword_only} Tensor(a!) out) -> Tensor(a!)")
         _LIBRARY.impl(f"{name}.out", _composite_out(spec), "CompositeExplicitAutograd")
         _LIBRARY.impl(f"{name}.out", autograd.out_kernel(spec), "Autograd")
+        _LIBRARY.impl(f"{name}.out", _refuse_nested(spec), "AutogradNestedTensor")
         torch.library.register_fake(f"kpt::{name}.out", _fake_out(spec), lib=_LIBRARY)
     SPECS[name] = spec
     return spec

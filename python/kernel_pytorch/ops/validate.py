@@ -15,7 +15,10 @@ import torch
 
 from kernel_pytorch.ops.spec import OpSpec
 
-__all__ = ["bind", "check", "quick_condition"]
+__all__ = ["MAX_NATIVE_RANK", "bind", "check", "quick_condition"]
+
+MAX_NATIVE_RANK = 8
+"""The native kernels' limit (kMaxRank of kernels/base/tensor_view.h)."""
 
 
 def bind(spec: OpSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,14 +48,15 @@ def _allowed(spec: OpSpec, name: str, bound: Mapping[str, Any]) -> tuple[torch.d
 def check(spec: OpSpec, bound: Mapping[str, Any]) -> None:
     """Raise ValueError or TypeError when the call breaks a rule of the spec; read no data."""
     op = spec.name
+    optional = {a.name for a in spec.arguments if str(a.type) == "Optional[Tensor]"}
+    given = {n: bound[n] for n in spec.tensor_arguments if not (n in optional and bound[n] is None)}
+    for name, t in given.items():
+        if not isinstance(t, torch.Tensor):
+            what = "None" if t is None else type(t).__name__
+            raise TypeError(f"{op}: argument '{name}' must be a tensor, got {what}")
     first = bound[spec.tensor_arguments[0]]
     sizes: dict[str, tuple[Any, str]] = {}
-    for name in spec.tensor_arguments:
-        t = bound[name]
-        if t is None:
-            continue
-        if not isinstance(t, torch.Tensor):
-            raise TypeError(f"{op}: argument '{name}' must be a tensor, got {type(t).__name__}")
+    for name, t in given.items():
         if t.device != first.device:
             raise ValueError(
                 f"{op}: argument '{name}' must be on {first.device} like "
@@ -112,7 +116,8 @@ def _check_dims(
 
 def quick_condition(spec: OpSpec) -> str:
     """A Python expression over the argument names (and ``D`` = the spec's dtypes, ``C_<arg>`` =
-    choices, ``float32`` and so on) that is true only for calls that :func:`check` accepts."""
+    choices, ``float32`` and so on) that is true only for calls that :func:`check` accepts and
+    whose ranks the native kernels have room for."""
     terms: list[str] = []
     seen: dict[str, str] = {}
     first = spec.tensor_arguments[0]
@@ -123,7 +128,12 @@ def quick_condition(spec: OpSpec) -> str:
         if tokens is not None:
             lead = bool(tokens) and tokens[0].startswith("...")
             fixed = tokens[1:] if lead else tokens
-            own.append(f"len(s_{name} := {name}.shape) {'>=' if lead else '=='} {len(fixed)}")
+            rank = f"len(s_{name} := {name}.shape)"
+            own.append(
+                f"{len(fixed)} <= {rank} <= {MAX_NATIVE_RANK}"
+                if lead
+                else f"{rank} == {len(fixed)}"
+            )
             found = [(tok, f"s_{name}[{i - len(fixed)}]") for i, tok in enumerate(fixed)]
             if lead and tokens[0] != "...":
                 found.append((tokens[0], f"s_{name}[:{-len(fixed) or 'None'}]"))
