@@ -71,7 +71,9 @@ def _arguments(spec: OpSpec) -> str:
             allowed = ", ".join(_dtype(d) for d in spec.dtypes)
         elif a.name in tensors:
             same = spec.arg_dtypes.get(a.name, (tensors[0],))
-            allowed = " or ".join(f"that of `{d}`" if isinstance(d, str) else _dtype(d) for d in same)
+            allowed = " or ".join(
+                f"that of `{d}`" if isinstance(d, str) else _dtype(d) for d in same
+            )
         else:
             allowed = ", ".join(map(str, spec.choices.get(a.name, ())))
         dims = spec.dims.get(a.name, "")
@@ -160,7 +162,12 @@ def _numerics(specs: Sequence[OpSpec]) -> str:
         "fall on the same places as in float64. A repeated call gives the same bits, and so does\n"
         "another number of threads.\n\n"
         + _table(
-            ("operator", "times eager's error", "floor, half ulp", "a row is independent of others"),
+            (
+                "operator",
+                "times eager's error",
+                "floor, half ulp",
+                "a row is independent of others",
+            ),
             rows,
             (1, 2),
         )
