@@ -55,9 +55,18 @@ def inputs(
 
 
 def reproduction(spec: OpSpec, case: Case, dtype: torch.dtype, level: str, repeat: int) -> str:
-    """One line that makes the failing call again."""
+    """One line that makes the failing call again; ``level`` is an ISA level, or the name of a
+    variant that is forced."""
+    isa = f"KPT_ISA={level} " if level in ISA_LEVELS else ""
+    forced = (
+        ""
+        if isa
+        else f"from kernel_pytorch._native import load; "
+        f"load('cpu').force_variant('{spec.name}', '{level}'); "
+    )
     return (
-        f'reproduce: KPT_ISA={level} python -c "import torch, kernel_pytorch; '
+        f'reproduce: {isa}python -c "import torch, kernel_pytorch; '
+        f"torch.set_num_threads({torch.get_num_threads()}); {forced}"
         f"from kernel_pytorch.ops import SPECS; from kernel_pytorch.ops.spec import Case; "
         f"s = SPECS['{spec.name}']; a, k = s.build({case!r}, {dtype}, "
         f"torch.Generator().manual_seed({seed_of(spec, case, dtype, repeat)})); "
@@ -159,7 +168,7 @@ def check_accuracy(spec: OpSpec, case: Case, dtype: torch.dtype, level: str) -> 
             break
     for i, errors in kpt.items():
         half_ulp = 0.5 * torch.finfo(got[i].dtype).eps * scale.get(i, 0.0)
-        floor = spec.tolerance.floor_ulp * half_ulp
+        floor = spec.tolerance.other_floors.get(i, spec.tolerance.floor_ulp) * half_ulp
         factor = spec.tolerance.vs_eager
         assert errors.rms <= factor * eager[i].rms + floor, (
             f"{where}: output {i} rms error {errors.rms:.3e} > {factor} x eager's "
@@ -236,7 +245,17 @@ def served_cases(spec: OpSpec) -> tuple[Case, ...]:
 
 
 def small_cases(spec: OpSpec, count: int = 12) -> list[Case]:
-    """A spread of cases that keeps every option's values in sight."""
+    """A spread of about ``count`` cases, and one more for each value of an option and each optional
+    tensor that the spread misses."""
     found = served_cases(spec)
-    step = max(1, len(found) // count)
-    return list(found[::step])
+    chosen = list(found[:: max(1, len(found) // count)])
+
+    def features(case: Case) -> set[str]:
+        return {f"{k}={v!r}" for k, v in case.options.items()} | set(case.given)
+
+    seen = set().union(*map(features, chosen))
+    for case in found:
+        if not features(case) <= seen:
+            seen |= features(case)
+            chosen.append(case)
+    return chosen
