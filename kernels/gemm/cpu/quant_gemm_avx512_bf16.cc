@@ -116,11 +116,16 @@ struct Bf16Op {
   static Vec Dot(Vec sum, __m512i a, __m512i b) { return DotBf16(sum, a, b); }
 };
 struct Int8Op {
-  using Vec = __m512i;
-  static Vec Zero() { return _mm512_setzero_si512(); }
-  static Vec Load(const char* p) { return _mm512_loadu_si512(p); }
-  static void Store(char* p, Vec v) { _mm512_storeu_si512(p, v); }
-  static Vec Dot(Vec sum, __m512i a, __m512i b) { return _mm512_dpbusd_epi32(sum, a, b); }
+  // The type the instruction's builtin has: GCC 12 stores accumulators of type __m512i to the stack
+  // after every dot.
+  using Vec = __v16si;
+  static Vec Of(__m512i v) { return reinterpret_cast<Vec>(v); }
+  static Vec Zero() { return Of(_mm512_setzero_si512()); }
+  static Vec Load(const char* p) { return Of(_mm512_loadu_si512(p)); }
+  static void Store(char* p, Vec v) { _mm512_storeu_si512(p, reinterpret_cast<__m512i>(v)); }
+  static Vec Dot(Vec sum, __m512i a, __m512i b) {
+    return Of(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), a, b));
+  }
 };
 
 // sums[kRows][64] (+)= x[kRows][depth dwords] * b[depth][64].
