@@ -28,6 +28,45 @@ _BENCH = "bench.json"
 _DEMOS = ("demo_bf16.json", "demo_int8.json")
 
 
+_OP_INDEX = """\
+# Operators
+
+Every operator is declared once, in `python/kernel_pytorch/ops/`, and lives in `torch.ops.kpt` after
+`import kernel_pytorch`. Where there is no native kernel for a device, a dtype or a size, the
+reference runs in plain PyTorch: that is recorded, counted, and an error in strict mode
+([dispatch](../dispatch.md)). `kpt ops` prints this table for the machine it runs on, `kpt ops NAME`
+the variants of an operator.
+
+"""
+
+_NUMERICS = """\
+# Numerics
+
+The yardstick is each operator's reference in float64 on the same inputs. For every declared case,
+dtype, instruction set and native variant, the contract tests hold the root-mean-square error to the
+factor below times the error of eager PyTorch in the same dtype, plus a floor of half units in the
+last place of the output (eager rounds some results exactly); no single element may be more than
+twice as far out. Infinities and NaN fall on the same places as in float64. A repeated call gives
+the same bits, and so does another number of threads.
+
+"""
+
+_SPEED = """\
+# Speed
+
+Measured on {measured_on}
+
+Each row times this library and what PyTorch users write today in turn, in one process, with inputs
+larger than the last-level cache unless the row is marked as staying in cache. The ratio is
+PyTorch's time over ours with a 95% interval; the share of the limit is the least time that the
+machine's arithmetic or memory allows, measured in the same run, over ours. Machines drift: trust
+ratios before times. `kpt bench` makes this table on yours.
+
+Limits: {limits}.
+
+"""
+
+
 def pages(root: pathlib.Path) -> dict[str, str]:
     """Path below ``root`` -> text, of every made page."""
     specs = sorted(SPECS.values(), key=lambda s: (s.family, s.name))
@@ -131,15 +170,7 @@ def _op_index(specs: Sequence[OpSpec]) -> str:
         )
         for spec in specs
     ]
-    return (
-        "# Operators\n\n"
-        "Every operator is declared once, in `python/kernel_pytorch/ops/`, and lives in\n"
-        "`torch.ops.kpt` after `import kernel_pytorch`. Where there is no native kernel for a device,\n"
-        "a dtype or a size, the reference runs in plain PyTorch: that is recorded, counted, and an\n"
-        "error in strict mode ([dispatch](../dispatch.md)). `kpt ops` prints this table for the\n"
-        "machine it runs on, `kpt ops NAME` the variants of an operator.\n\n"
-        + _table(("family", "operator", "dtypes", "native on", "`out=`"), rows)
-    )
+    return _OP_INDEX + _table(("family", "operator", "dtypes", "native on", "`out=`"), rows)
 
 
 def _numerics(specs: Sequence[OpSpec]) -> str:
@@ -152,26 +183,8 @@ def _numerics(specs: Sequence[OpSpec]) -> str:
         )
         for s in specs
     ]
-    return (
-        "# Numerics\n\n"
-        "The yardstick is each operator's reference in float64 on the same inputs. For every declared\n"
-        "case, dtype, instruction set and native variant, the contract tests hold the\n"
-        "root-mean-square error to the factor below times the error of eager PyTorch in the same\n"
-        "dtype, plus a floor of half units in the last place of the output (eager rounds some\n"
-        "results exactly); no single element may be more than twice as far out. Infinities and NaN\n"
-        "fall on the same places as in float64. A repeated call gives the same bits, and so does\n"
-        "another number of threads.\n\n"
-        + _table(
-            (
-                "operator",
-                "times eager's error",
-                "floor, half ulp",
-                "a row is independent of others",
-            ),
-            rows,
-            (1, 2),
-        )
-    )
+    header = ("operator", "times eager's error", "floor, half ulp", "a row is independent")
+    return _NUMERICS + _table(header, rows, (1, 2))
 
 
 def _records(root: pathlib.Path) -> tuple[Record | None, list[dict[str, Any]]]:
@@ -231,18 +244,11 @@ _DEMO_HEADER = (
 
 def _speed(root: pathlib.Path) -> str:
     record, demos = _records(root)
-    text = "# Speed\n\n"
     if record is None:
-        return text + "Not measured yet on this version. `kpt bench` measures on your machine.\n"
-    text += (
-        f"Measured on {_measured_on(record)}\n\n"
-        "Each row times this library and what PyTorch users write today in turn, in one process, with\n"
-        "inputs larger than the last-level cache unless the row is marked as staying in cache.\n"
-        "The ratio is PyTorch's time over ours with a 95% interval; the share of the limit is the\n"
-        "least time that the machine's arithmetic or memory allows, measured in the same run, over\n"
-        "ours. Machines drift: trust ratios before times. `kpt bench` makes this table on yours.\n\n"
-        f"Limits: {tables.limit_text(record)}.\n\n"
-    )
+        return (
+            "# Speed\n\nNot measured yet on this version. `kpt bench` measures on your machine.\n"
+        )
+    text = _SPEED.format(measured_on=_measured_on(record), limits=tables.limit_text(record))
     if demos:
         text += (
             "## A whole model: all-MiniLM-L6-v2, real weights (`kpt demo`)\n\n"
