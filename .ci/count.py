@@ -1,91 +1,147 @@
 """Counts the test cases of one `bazel test` from its build events, and sums such counts.
 
-    count.py EVENTS COUNT_FILE STATUS     one invocation; prints what failed
+    count.py EVENTS COUNT_FILE STATUS     one invocation; prints what failed and why
     count.py --sum COUNT_FILE...          prints "N passed, N failed, N skipped", sets the status
 
 A case counts as its XML says. A target that failed with no failed case in its XML (it did not
 build, crashed, ran out of time) counts as one failure, as does an invocation that ended badly with
-nothing else to show for it. Standard library only: this runs with the machine's own python3.
+nothing else to show for it. What is printed is bounded, so that the last line is never lost in it.
+Standard library only: this runs with the machine's own python3.
 """
 
+import collections
+import dataclasses
 import json
 import pathlib
 import sys
 import urllib.parse
 import xml.etree.ElementTree as ElementTree
 
-Count = dict[str, int]
+_KINDS = ("passed", "failed", "skipped")
+_CASES_SHOWN = 8  # of one target
+_LINES_SHOWN = 25  # of one case, or of the log of a target that has none
+_WIDTH_SHOWN = 200
+_REASONS_SHOWN = 20
+
+Count = collections.Counter[str]
 
 
-def count_xml(text: str) -> Count:
-    """Cases of one JUnit or googletest file."""
-    count = {"passed": 0, "failed": 0, "skipped": 0}
+@dataclasses.dataclass(kw_only=True)
+class Report:
+    """What one invocation, or one XML file of it, ended with."""
+
+    count: Count = dataclasses.field(default_factory=collections.Counter)
+    failures: list[str] = dataclasses.field(default_factory=list)
+    skips: Count = dataclasses.field(default_factory=collections.Counter)  # by reason
+
+
+def _end_of(text: str) -> str:
+    lines = text.rstrip().splitlines()
+    cut = [f"... {len(lines) - _LINES_SHOWN} lines"] if len(lines) > _LINES_SHOWN else []
+    lines = cut + [line[:_WIDTH_SHOWN] for line in lines[-_LINES_SHOWN:]]
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def read_xml(text: str) -> Report:
+    """The cases of one JUnit or googletest file."""
+    report = Report()
     for case in ElementTree.fromstring(text).iter("testcase"):
-        if case.find("failure") is not None or case.find("error") is not None:
-            count["failed"] += 1
-        elif case.find("skipped") is not None or case.get("status") == "notrun":
-            count["skipped"] += 1
+        name = f"{case.get('classname', '')}.{case.get('name', '')}".lstrip(".")
+        bad = [*case.findall("failure"), *case.findall("error")]
+        skip = case.find("skipped")
+        if bad:
+            report.count["failed"] += 1
+            why = "\n".join(b.text or b.get("message", "") for b in bad)
+            report.failures.append(f"  {name}\n{_end_of(why)}")
+        elif skip is not None or case.get("status") == "notrun":
+            report.count["skipped"] += 1
+            reason = "disabled" if skip is None else skip.get("message") or "no reason given"
+            report.skips[reason.splitlines()[0][:_WIDTH_SHOWN]] += 1
         else:
-            count["passed"] += 1
-    return count
+            report.count["passed"] += 1
+    return report
 
 
-def _add(total: Count, more: Count) -> None:
-    for key, value in more.items():
-        total[key] += value
+def _read_output(result: dict, name: str) -> str:
+    for output in result.get("testActionOutput", []):
+        if output["name"] == name:
+            path = urllib.parse.unquote(urllib.parse.urlparse(output["uri"]).path)
+            return pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
+    raise FileNotFoundError(f"no {name}")
 
 
-def count_events(events: pathlib.Path, status: int) -> tuple[Count, list[str]]:
-    """The count of an invocation and its failed targets."""
-    total = {"passed": 0, "failed": 0, "skipped": 0}
-    failed = []
+def _read_result(label: str, result: dict) -> Report:
+    """One test target, or one shard of it."""
+    try:
+        report = read_xml(_read_output(result, "test.xml"))
+    except (OSError, ElementTree.ParseError):
+        report = Report()
+    cases, report.failures = report.failures, []
+    if result["status"] in ("PASSED", "FLAKY"):
+        if not report.count.total():
+            # It passed and says nothing of cases: it is one itself.
+            report.count["passed"] = 1
+        return report
+    if not cases:
+        report.count["failed"] += 1
+        try:
+            cases = [_end_of(_read_output(result, "test.log"))]
+        except OSError as error:
+            cases = [f"  {error}"]
+    shown = cases[:_CASES_SHOWN]
+    if len(cases) > len(shown):
+        shown.append(f"  ... and {len(cases) - len(shown)} more")
+    report.failures = [f"{label}: {result['status']}", *shown]
+    return report
+
+
+def read_events(events: pathlib.Path, status: int) -> Report:
+    """An invocation, from its build events and exit status."""
+    total = Report()
     lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
     for line in lines:
         event = json.loads(line)
         kind = event["id"]
         if "testResult" in kind:
-            result = event["testResult"]
-            count = {"passed": 0, "failed": 0, "skipped": 0}
-            for output in result.get("testActionOutput", []):
-                if output["name"] == "test.xml":
-                    path = urllib.parse.unquote(urllib.parse.urlparse(output["uri"]).path)
-                    try:
-                        count = count_xml(pathlib.Path(path).read_text(encoding="utf-8"))
-                    except (OSError, ElementTree.ParseError) as error:
-                        print(f"{kind['testResult']['label']}: {error}", file=sys.stderr)
-            if result["status"] not in ("PASSED", "FLAKY"):
-                failed.append(f"{kind['testResult']['label']}: {result['status']}")
-                count["failed"] = max(count["failed"], 1)
-            elif not any(count.values()):
-                # It passed and says nothing of cases: it is one itself.
-                count["passed"] = 1
-            _add(total, count)
+            report = _read_result(kind["testResult"]["label"], event["testResult"])
+            total.count += report.count
+            total.failures += report.failures
+            total.skips += report.skips
         elif "targetCompleted" in kind:
-            if not event.get("completed", {}).get("success") and "aborted" not in event:
-                # A test that ran and failed was built: its own event counts it.
-                failed.append(f"{kind['targetCompleted']['label']}: failed to build")
-                total["failed"] += 1
-            elif "aborted" in event and event["aborted"].get("reason") != "SKIPPED":
-                failed.append(f"{kind['targetCompleted']['label']}: {event['aborted']}")
-                total["failed"] += 1
-    if status and not total["failed"]:
-        failed.append(f"bazel ended with status {status}")
-        total["failed"] += 1
-    return total, failed
+            label = kind["targetCompleted"]["label"]
+            # A test that ran and failed was built: its own event counts it.
+            if "aborted" in event:
+                if event["aborted"].get("reason") != "SKIPPED":
+                    total.failures.append(f"{label}: {event['aborted']}")
+                    total.count["failed"] += 1
+            elif not event.get("completed", {}).get("success"):
+                total.failures.append(f"{label}: failed to build")
+                total.count["failed"] += 1
+    if status and not total.count["failed"]:
+        total.failures.append(f"bazel ended with status {status}")
+        total.count["failed"] += 1
+    return total
+
+
+def _line(count: Count) -> str:
+    return ", ".join(f"{count[kind]} {kind}" for kind in _KINDS)
 
 
 def main(argv: list[str]) -> int:
     if argv[1] == "--sum":
-        total = {"passed": 0, "failed": 0, "skipped": 0}
+        total: Count = collections.Counter()
         for name in argv[2:]:
-            _add(total, json.loads(pathlib.Path(name).read_text(encoding="utf-8")))
-        print(", ".join(f"{value} {key}" for key, value in total.items()))
+            total.update(json.loads(pathlib.Path(name).read_text(encoding="utf-8")))
+        print(_line(total))
         return 0 if total["passed"] and not total["failed"] else 1
-    count, failed = count_events(pathlib.Path(argv[1]), int(argv[3]))
-    pathlib.Path(argv[2]).write_text(json.dumps(count), encoding="utf-8")
-    for line in failed:
-        print(line, file=sys.stderr)
+    report = read_events(pathlib.Path(argv[1]), int(argv[3]))
+    pathlib.Path(argv[2]).write_text(json.dumps(report.count), encoding="utf-8")
     pathlib.Path(argv[1]).unlink(missing_ok=True)
+    for reason, number in report.skips.most_common(_REASONS_SHOWN):
+        print(f"skipped {number}: {reason}")
+    for failure in report.failures:
+        print(failure)
+    print(f"this step: {_line(report.count)}")
     return 0
 
 

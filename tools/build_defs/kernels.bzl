@@ -72,6 +72,7 @@ def _sources(suffix = ""):
     return native.glob(
         ["*%s.cc" % suffix, "cpu/*%s.cc" % suffix],
         allow_empty = True,
+        exclude = ["*_test.cc"],
     )
 
 def kpt_kernel_library(name, deps = [], visibility = None):

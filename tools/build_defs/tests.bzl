@@ -4,28 +4,34 @@ load("@rules_cc//cc:defs.bzl", "cc_test")
 load("@rules_python//python:defs.bzl", "py_test")
 load("//tools/lint:sources.bzl", "lint_sources")
 
-_FAMILIES = ["activation", "attention", "gemm", "norm", "probe"]
-
 def kpt_cc_test(name, srcs, deps = [], copts = [], **kwargs):
-    """A googletest; sees //kernels/base and every kernel family."""
+    """A googletest; sees //kernels/base."""
     cc_test(
         name = name,
         srcs = srcs,
         copts = ["-Wall", "-Wextra"] + copts,
         linkopts = ["-ldl", "-lpthread"],
         linkstatic = True,
-        deps = deps + ["//kernels/base"] + ["//kernels/" + f for f in _FAMILIES] + [
-            "@googletest//:gtest_main",
-        ],
+        deps = deps + ["//kernels/base", "@googletest//:gtest_main"],
         **kwargs
     )
 
 def kpt_cc_tests(size = "medium", exclude = [], **kwargs):
-    """One kpt_cc_test per *_test.cc of this package; its *.h are shared."""
+    """One kpt_cc_test per FOLDER/*_test.cc of this package, with //kernels/FOLDER.
+
+    The headers of the package are shared.
+    """
     lint_sources()
     helpers = native.glob(["**/*.h"], allow_empty = True)
-    for src in native.glob(["**/*_test.cc"], allow_empty = True, exclude = exclude):
-        kpt_cc_test(name = src[:-len(".cc")], srcs = [src] + helpers, size = size, **kwargs)
+    for src in native.glob(["*/*_test.cc"], allow_empty = True, exclude = exclude):
+        folder = src.split("/")[0]
+        kpt_cc_test(
+            name = src[:-len(".cc")],
+            srcs = [src] + helpers,
+            size = size,
+            deps = ["//kernels/" + folder] if folder != "base" else [],
+            **kwargs
+        )
 
 def kpt_py_test(name, srcs, deps = [], args = [], package = True, packages = [], **kwargs):
     """A pytest over `srcs`.

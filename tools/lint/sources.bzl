@@ -1,33 +1,26 @@
-"""lint_sources: hands a package's sources to the format and lint tests."""
+"""lint_sources: hands the sources of a package, and of those inside it, to the lint tests.
 
-# Every package with Python or C++ sources calls lint_sources (most through the macros of
-# tools/build_defs) and is named here, so that //tests/tools sees it.
-LINTED_PACKAGES = [
-    "//bindings",
-    "//kernels/activation",
-    "//kernels/attention",
-    "//kernels/base",
-    "//kernels/gemm",
-    "//kernels/norm",
-    "//kernels/probe",
-    "//python",
-    "//tests/bindings",
-    "//tests/contract",
-    "//tests/kernels",
-    "//tests/python",
-    "//tests/tools",
-    "//tools",
-    "//tools/build_defs",
-    "//tools/lint",
-    "//tools/wheel",
-]
+Every BUILD file calls it (most through the macros of tools/build_defs). //:lint_sources asks for
+that of every package in the repository, so a package that forgets it does not build.
+"""
+
+_SUFFIXES = ["cc", "h", "py"]
 
 def lint_sources():
+    here = native.package_name()
+    prefix = here + "/" if here else ""
+
+    # Beside the root's own files lie Bazel's links to its outputs.
+    pattern = "**/*." if here else "*."
     native.filegroup(
         name = "lint_sources",
-        srcs = native.glob(
-            ["**/*.%s" % suffix for suffix in ["cc", "h", "py"]],
-            allow_empty = True,
-        ),
-        visibility = ["//tests/tools:__pkg__"],
+        srcs = native.glob([pattern + suffix for suffix in _SUFFIXES], allow_empty = True) + [
+            "//%s%s:lint_sources" % (prefix, inner)
+            for inner in native.subpackages(
+                include = ["**"],
+                exclude = ["bazel-*/**"],
+                allow_empty = True,
+            )
+        ],
+        visibility = ["//:__subpackages__"],
     )

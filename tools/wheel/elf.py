@@ -1,8 +1,8 @@
 """Reads from an ELF file what decides where it runs: needed libraries, versions, symbols.
 
-64-bit little-endian shared libraries only; only the dynamic tables are read, which stripping leaves
-alone. Layouts are those of the System V ABI (gABI chapters 4 and 5) and, for symbol versions, of the
-Linux Standard Base.
+64-bit little-endian shared libraries only; only the dynamic tables are read, which stripping
+leaves alone. Layouts are those of the System V ABI (gABI chapters 4 and 5) and, for symbol
+versions, of the Linux Standard Base.
 """
 
 import dataclasses
@@ -62,7 +62,9 @@ def read(data: bytes) -> SharedLibrary:
     for i in range(count):
         fields = struct.unpack_from("<IIQQQQIIQQ", data, table + i * size)
         sections.append(
-            _Section(kind=fields[1], offset=fields[4], size=fields[5], link=fields[6], info=fields[7])
+            _Section(
+                kind=fields[1], offset=fields[4], size=fields[5], link=fields[6], info=fields[7]
+            )
         )
 
     needed, versions, exported, undefined = [], set(), set(), set()

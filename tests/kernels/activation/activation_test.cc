@@ -56,9 +56,11 @@ double Slope(K kind, double x) {
 }
 
 // Rounding once, and the approximation: fast functions where the result is rounded to bfloat16.
+// Below 2^-14, float16 has a fixed distance of 2^-24.
 double Allowed(DType dtype, double want, double scale) {
   const double inner = dtype == DType::kBFloat16 ? 4e-4 : 1e-6;
-  return 1.05 * Unit(dtype) * std::fabs(want) + inner * (std::fabs(want) + scale);
+  const double subnormal = dtype == DType::kFloat16 ? std::exp2(-25) : 0;
+  return subnormal + 1.05 * Unit(dtype) * std::fabs(want) + inner * (std::fabs(want) + scale);
 }
 
 TEST(Activation, AgreesWithDoubleAtEveryLevel) {

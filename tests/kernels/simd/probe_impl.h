@@ -33,8 +33,8 @@ void Function(ProbeFunction f, bool fast, const float* x, float* y, int64_t n) {
 template <bool kFast>
 void ActivateOf(ActivationKind kind, const float* x, float* y, int64_t n) {
   SwitchKind(kind, [&](auto k) {
-    MapRow<false>(
-        [](FloatVec v) HWY_ATTR { return Activate<decltype(k)::value, kFast>(v); }, n, y, x);
+    MapRow<false>([](FloatVec v) HWY_ATTR { return Activate<decltype(k)::value, kFast>(v); }, n, y,
+                  x);
   });
 }
 void ActivateAny(ActivationKind kind, bool fast, const float* x, float* y, int64_t n) {
@@ -44,11 +44,9 @@ void ActivateAny(ActivationKind kind, bool fast, const float* x, float* y, int64
 template <bool kFast>
 void GradOf(ActivationKind kind, const float* x, float* y, int64_t n) {
   SwitchKind(kind, [&](auto k) {
-    MapRow<false>(
-        [](FloatVec v) HWY_ATTR {
-          return Backpropagate<decltype(k)::value, kFast>(Set(1.0f), v);
-        },
-        n, y, x);
+    MapRow<false>([](FloatVec v)
+                      HWY_ATTR { return Backpropagate<decltype(k)::value, kFast>(Set(1.0f), v); },
+                  n, y, x);
   });
 }
 void GradAny(ActivationKind kind, bool fast, const float* x, float* y, int64_t n) {

@@ -19,7 +19,7 @@ std::vector<float> Floats() {
     const float h = Half::Decode(code);
     x.push_back(h);
     if (std::isfinite(h)) x.push_back(h * 1.00048828125f);  // the midpoint to the next one
-    x.push_back(FloatFromBits((code << 16) | 0x8000));       // bfloat16's midpoints
+    x.push_back(FloatFromBits((code << 16) | 0x8000));      // bfloat16's midpoints
     x.push_back(FloatFromBits((code << 16) | 0x7fff));
   }
   return x;

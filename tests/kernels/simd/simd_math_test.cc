@@ -79,7 +79,8 @@ struct FunctionCase {
 
 TEST(SimdMath, Functions) {
   const FunctionCase cases[] = {
-      {ProbeFunction::kExp2, "exp2", -125, 126.9f, [](double x) { return std::exp2(x); }, 2, 1.2e-4},
+      {ProbeFunction::kExp2, "exp2", -125, 126.9f, [](double x) { return std::exp2(x); }, 2,
+       1.2e-4},
       {ProbeFunction::kExp, "exp", -86, 87, [](double x) { return std::exp(x); }, 2, 1.2e-4},
       {ProbeFunction::kSigmoid, "sigmoid", -86, 20, Sigmoid, 3, 2.5e-4},
       {ProbeFunction::kTanh, "tanh", -12, 12, [](double x) { return std::tanh(x); }, 4, 3e-4},
@@ -91,8 +92,8 @@ TEST(SimdMath, Functions) {
       for (bool fast : {false, true}) {
         p.function(c.f, fast, x.data(), y.data(), static_cast<int64_t>(x.size()));
         const double bound = fast ? c.fast : c.ulp * kUlp;
-        const Worst w = Measure(x, y, c.exact,
-                                [=](double, double want) { return bound * std::fabs(want); });
+        const Worst w =
+            Measure(x, y, c.exact, [=](double, double want) { return bound * std::fabs(want); });
         EXPECT_LE(w.excess, 0.0) << c.name << (fast ? " fast " : " ") << p.name << ": relative "
                                  << w.relative << " at " << w.at;
       }

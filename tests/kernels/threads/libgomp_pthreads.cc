@@ -1,4 +1,5 @@
-// The four entry points of an OpenMP runtime that ParallelFor uses, on threads made for each region.
+// The four entry points of an OpenMP runtime that ParallelFor uses, on threads made for each
+// region.
 #include <algorithm>
 #include <cstdlib>
 #include <thread>

@@ -1,5 +1,5 @@
-// ParallelFor over an OpenMP runtime that is loaded at run time, as torch's is. KPT_TEST_OPENMP names
-// the runtime.
+// ParallelFor over an OpenMP runtime that is loaded at run time, as torch's is. KPT_TEST_OPENMP
+// names the runtime.
 #include "kernels/base/parallel_for.h"
 
 #include <dlfcn.h>

@@ -1,0 +1,3 @@
+#include "tests/kernels/suffixes/compiled_for.h"
+
+const unsigned kpt::kPlainFile = kCompiledFor;

@@ -1,0 +1,3 @@
+#include "tests/kernels/suffixes/compiled_for.h"
+
+const unsigned kpt::avx512_bf16::kFile = kCompiledFor;
