@@ -62,8 +62,14 @@ struct RegisterTile {
         const Group& g = groups[i];
         if (!g.visible || t < g.begin || t >= g.end) continue;
         const int vectors = static_cast<int>(RoundUp(Least(kTile, g.end - t), kLanes) / kLanes);
-        Multiply(vectors, g.rows, block.q + g.row * B::kPackedStride, tile, shape.depth_dwords,
-                 block.s + g.row * kRowFloats + t, false);
+        const Packed* q = block.q + g.row * B::kPackedStride;
+        float* s = block.s + g.row * kRowFloats + t;
+        if (vectors == 1) {
+          // Registers are left for four sums over parts of the depth: more exact, since shorter.
+          Rows<kVectors == 4 ? 6 : 3, 1, 4>(g.rows, q, tile, shape.depth_dwords, s, false);
+        } else {
+          Multiply(vectors, g.rows, q, tile, shape.depth_dwords, s, false);
+        }
       }
     }
   }
@@ -97,41 +103,45 @@ struct RegisterTile {
     return Rows<12, 1>(rows, a, b, steps, c, add);
   }
 
-  template <int kRows, int kCols>
+  template <int kRows, int kCols, int kChains = 1>
   static void Rows(int rows, const Packed* a, const Packed* b, int64_t steps, float* c, bool add) {
     for (; rows >= kRows; rows -= kRows) {
-      Tile<kRows, kCols>(a, b, steps, c, add);
+      Tile<kRows, kCols, kChains>(a, b, steps, c, add);
       a += kRows * B::kPackedStride;
       c += kRows * kRowFloats;
     }
     if constexpr (kRows > 1) {
       constexpr int kFewer = kRows == 12 ? 6 : kRows == 6 ? 4 : kRows / 2;
-      if (rows > 0) Rows<kFewer, kCols>(rows, a, b, steps, c, add);
+      if (rows > 0) Rows<kFewer, kCols, kChains>(rows, a, b, steps, c, add);
     }
   }
 
-  template <int kRows, int kCols>
+  // Chain i sums steps i, i + kChains, ...; `steps` is a multiple of kChains.
+  template <int kRows, int kCols, int kChains>
   static void Tile(const Packed* a, const Packed* b, int64_t steps, float* c, bool add) {
-    FloatVec sum[kRows][kCols];
+    FloatVec sum[kRows][kCols * kChains];
     HWY_UNROLL(12)
     for (int r = 0; r < kRows; ++r) {
       HWY_UNROLL(4)
-      for (int v = 0; v < kCols; ++v) {
-        sum[r][v] = add ? hn::LoadU(FloatTag(), c + r * kRowFloats + v * kLanes) : Set(0.0f);
+      for (int v = 0; v < kCols * kChains; ++v) {
+        const bool start = add && v < kCols;
+        sum[r][v] = start ? hn::LoadU(FloatTag(), c + r * kRowFloats + v * kLanes) : Set(0.0f);
       }
     }
     const float* columns = reinterpret_cast<const float*>(b);  // dwords
-    for (int64_t k = 0; k < steps; ++k) {
-      FloatVec x[kCols];
+    for (int64_t k = 0; k < steps; k += kChains) {
+      FloatVec x[kCols * kChains];
       HWY_UNROLL(4)
-      for (int v = 0; v < kCols; ++v) {
-        x[v] = hn::LoadU(FloatTag(), columns + k * kTile + v * kLanes);
+      for (int v = 0; v < kCols * kChains; ++v) {
+        const int64_t step = k + v / kCols;
+        x[v] = hn::LoadU(FloatTag(), columns + step * kTile + v % kCols * kLanes);
       }
       HWY_UNROLL(12)
       for (int r = 0; r < kRows; ++r) {
         HWY_UNROLL(4)
-        for (int v = 0; v < kCols; ++v) {
-          sum[r][v] = MultiplyDword(a + r * B::kPackedStride + k * kPerDword, x[v], sum[r][v]);
+        for (int v = 0; v < kCols * kChains; ++v) {
+          const Packed* left = a + r * B::kPackedStride + (k + v / kCols) * kPerDword;
+          sum[r][v] = MultiplyDword(left, x[v], sum[r][v]);
         }
       }
     }
@@ -139,7 +149,12 @@ struct RegisterTile {
     for (int r = 0; r < kRows; ++r) {
       HWY_UNROLL(4)
       for (int v = 0; v < kCols; ++v) {
-        hn::StoreU(sum[r][v], FloatTag(), c + r * kRowFloats + v * kLanes);
+        FloatVec all = sum[r][v];
+        if constexpr (kChains == 4) {
+          static_assert(kCols == 1 || kChains == 1, "chains are for one vector of columns");
+          all = hn::Add(hn::Add(all, sum[r][1]), hn::Add(sum[r][2], sum[r][3]));
+        }
+        hn::StoreU(all, FloatTag(), c + r * kRowFloats + v * kLanes);
       }
     }
   }

@@ -9,7 +9,7 @@ import torch
 
 from kernel_pytorch.ops.attention import eager, key_ranges, reference, sdpa
 from kernel_pytorch.ops.attention_samples import CASES, ERRORS, build, size
-from kernel_pytorch.ops.spec import Benchmark, Case, Cost, OpSpec, Out
+from kernel_pytorch.ops.spec import Benchmark, Case, Cost, OpSpec, Out, Tolerance
 
 _NAME = "attention_forward"
 
@@ -174,6 +174,9 @@ ATTENTION_FORWARD = OpSpec(
     cost=_cost,
     build_inputs=build,
     free_sizes=("B", "Sq", "Sk", "D", "Dv"),
+    # lse is a sum over D in one chain; for a handful of keys PyTorch has a kernel that sums in
+    # many short ones.
+    tolerance=Tolerance(other_floors={1: 8.0}),
     row_dims=3,
     cases=CASES,
     error_cases=ERRORS,
@@ -188,6 +191,7 @@ ATTENTION_FORWARD = OpSpec(
         _row(torch.bfloat16, 32, 12, 128, 32, given=_PADDED),
         *(_row(torch.bfloat16, 1, 12, s, 32, hot=True) for s in (16, 32, 64, 128)),
         _row(torch.float32, 1, 16, 2048, 128, causal=True),
+        _row(torch.float32, 1, 16, 1024, 64, causal=True),
         _row(torch.float32, 1, 16, 1024, 64),
         _row(torch.float32, 32, 12, 128, 32),
     ),

@@ -45,6 +45,8 @@ class Tolerance:
 
     vs_eager: float = 1.25
     floor_ulp: float = 1.0
+    other_floors: Mapping[int, float] = field(default_factory=dict)
+    """``floor_ulp`` of single outputs, by their index."""
 
 
 @dataclass(frozen=True, kw_only=True)
