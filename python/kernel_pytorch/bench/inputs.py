@@ -10,10 +10,12 @@ import torch
 
 from kernel_pytorch.ops.spec import Benchmark, OpSpec
 
-__all__ = ["Call", "Inputs", "available_bytes", "make_inputs"]
+__all__ = ["BEYOND_CACHE", "Call", "Inputs", "available_bytes", "make_inputs"]
 
 _MAX_COPIES = 2048
-_BEYOND_CACHE = 1.25
+BEYOND_CACHE = 4
+"""Cold inputs are this many times the caches: one that drops lines at random still holds some of
+what was used one cache size ago, and nearly nothing of what was used four ago."""
 
 
 class Call(NamedTuple):
@@ -63,7 +65,7 @@ def make_inputs(
     spec: OpSpec, benchmark: Benchmark, *, cache_bytes: int, memory_bytes: int, hot: bool, seed: int
 ) -> Inputs:
     """Inputs for ``benchmark``: hot if it or the caller says so, else rotating through copies
-    whose sum exceeds ``cache_bytes`` by a quarter, as far as ``memory_bytes`` allows."""
+    of :data:`BEYOND_CACHE` times ``cache_bytes`` in all, as far as ``memory_bytes`` allows."""
     hot = hot or benchmark.hot
     generator = torch.Generator().manual_seed(seed)
     args, kwargs = spec.build(benchmark.case, benchmark.dtype, generator)
@@ -81,7 +83,7 @@ def make_inputs(
     step = size if shared else size + eager.nbytes()
     if hot:
         return Inputs([first], [eager], True, size, f"in cache ({_show(size)})")
-    wanted = max(2, math.ceil(_BEYOND_CACHE * cache_bytes / max(step, 1)))
+    wanted = max(2, math.ceil(BEYOND_CACHE * cache_bytes / max(step, 1)))
     count = max(2, min(wanted, _MAX_COPIES, int(memory_bytes / max(step, 1))))
     # One set at a time: the copies of both sides are all in memory at once otherwise too.
     kpt_calls = [first, *(first.copy() for _ in range(count - 1))]
@@ -93,15 +95,13 @@ def make_inputs(
         eager_calls = [eager, *(eager.copy() for _ in range(count - 1))]
     residency = f"{count} copies, {_show(count * step)}"
     if count < wanted:
-        residency += f" (cap; the last-level cache has {_show(cache_bytes)})"
+        residency += f" (fewer than wanted; the last-level cache has {_show(cache_bytes)})"
     return Inputs(kpt_calls, eager_calls, False, size, residency)
 
 
 def _show(nbytes: float) -> str:
     for unit in ("B", "KB", "MB"):
         if nbytes < 1000:
-            break
+            return f"{nbytes:.3g} {unit}"
         nbytes /= 1000
-    else:
-        unit = "GB"
-    return f"{nbytes:.3g} {unit}"
+    return f"{nbytes:.3g} GB"

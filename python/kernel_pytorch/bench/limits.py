@@ -31,7 +31,10 @@ class Floor(NamedTuple):
 
 
 class Limits:
-    """Probes of one machine. Rates are per second over all threads; every reading is kept."""
+    """Probes of one machine. Rates are per second over all threads; every reading is kept.
+
+    A reading is the best of some runs: what else goes on can make a probe slower, never faster.
+    """
 
     def __init__(self, buffer_bytes: int) -> None:
         """``buffer_bytes``: what cold bandwidth is measured over; should exceed the caches."""
@@ -58,7 +61,7 @@ class Limits:
         best = 0.0
         for kind in COMPUTE[: COMPUTE.index(compute) + 1]:
             probes = [cpu_probe.peak(kind, self._iterations[kind]) for _ in range(_REPEATS)]
-            rate = median([p.rate for p in probes])
+            rate = max(p.rate for p in probes)
             if rate > best:
                 best, self.variants[compute] = rate, probes[0].variant
         self.readings[compute].append(best)
@@ -68,8 +71,8 @@ class Limits:
         """Bytes read per second from memory, or from whatever cache holds ``working_set``."""
         source = self._part(working_set)
         repeats = self._repeats(source, working_set)
-        rate = median(
-            [cpu_probe.memory(source, repeats=repeats).rate for _ in range(self._times(source))]
+        rate = max(
+            cpu_probe.memory(source, repeats=repeats).rate for _ in range(self._times(source))
         )
         if working_set is None:
             self.readings["read"].append(rate)
@@ -82,13 +85,9 @@ class Limits:
         source, target = both[:half], both[half : 2 * half]
         repeats = self._repeats(both, working_set)
         rate = max(
-            median(
-                [
-                    cpu_probe.memory(source, target, streaming=streaming, repeats=repeats).rate
-                    for _ in range(self._times(both))
-                ]
-            )
+            cpu_probe.memory(source, target, streaming=streaming, repeats=repeats).rate
             for streaming in (False, True)
+            for _ in range(self._times(both))
         )
         if working_set is None:
             self.readings["copy"].append(rate)

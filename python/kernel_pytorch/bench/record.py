@@ -16,10 +16,13 @@ import torch
 
 from kernel_pytorch._version import __version__
 from kernel_pytorch.backends import cpu
+from kernel_pytorch.bench.caches import last_level_bytes
 
 __all__ = ["Machine", "Overhead", "Record", "Row", "Versions", "machine", "versions"]
 
 FORMAT = 1
+_TELLING = ("ATEN_", "DNNL_", "GLIBC_", "GOMP_", "KMP_", "KPT_", "LD_PRELOAD", "MALLOC_", "MKL_")
+_TELLING += ("OMP_", "ONEDNN_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,7 @@ class Machine:
     threads: int
     l2_bytes: int
     l3_bytes: int
+    """What this process's cores reach of it."""
     memory_bytes: int
     system: str
 
@@ -49,6 +53,8 @@ class Versions:
     """ONEDNN_MAX_CPU_ISA, when it was set for PyTorch's side."""
     python: str
     commit: str
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables that change how threads, memory or kernels behave, if set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +138,7 @@ def machine() -> Machine:
         detected_isa=cpu.detected_isa(),
         threads=torch.get_num_threads(),
         l2_bytes=features["l2_bytes"],
-        l3_bytes=features["l3_bytes"],
+        l3_bytes=last_level_bytes() or features["l3_bytes"],
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         system=f"{platform.system()} {platform.release().split('-')[0]}",
     )
@@ -147,6 +153,9 @@ def versions() -> Versions:
         onednn_isa_limit=os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
         python=platform.python_version(),
         commit=_commit(),
+        environment={
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(_TELLING)
+        },
     )
 
 

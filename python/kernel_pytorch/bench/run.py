@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,9 @@ import torch
 import kernel_pytorch
 from kernel_pytorch.backends import cpu
 from kernel_pytorch.bench import record
-from kernel_pytorch.bench.inputs import Call, available_bytes, make_inputs
+from kernel_pytorch.bench.allocator import kept_memory, settles
+from kernel_pytorch.bench.caches import last_level_bytes
+from kernel_pytorch.bench.inputs import BEYOND_CACHE, Call, available_bytes, make_inputs
 from kernel_pytorch.bench.limits import Limits
 from kernel_pytorch.bench.measure import Side, measure_pairs
 from kernel_pytorch.bench.overhead import measure_overhead
@@ -36,6 +39,8 @@ class Options:
     seconds: float = 2.0
     """Timed for about this long a row."""
     overhead: bool = True
+    threads: int | None = None
+    """None: torch's."""
 
 
 def select(options: Options) -> list[tuple[OpSpec, Benchmark]]:
@@ -75,7 +80,7 @@ def _short(dtype: torch.dtype) -> str:
 def run(
     options: Options, on_row: Callable[[int, int, str], None] = lambda done, total, name: None
 ) -> record.Record:
-    """Runs the selected rows on torch's threads at the ISA level in use.
+    """Runs the selected rows at the ISA level in use.
 
     ``on_row(done, total, name)`` is called before each row. Raises ValueError for unknown filters
     or when nothing is selected, and
@@ -84,10 +89,26 @@ def run(
     rows = select(options)
     if not rows:
         raise ValueError("no benchmark passes the filters")
-    cache = max(cpu.cpu_features()["l3_bytes"], cpu.cpu_features()["l2_bytes"])
+    cpu.isa()  # raises without the native module, rather than timing references
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads or threads)
+    try:
+        return _run(rows, options, on_row)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run(
+    rows: list[tuple[OpSpec, Benchmark]],
+    options: Options,
+    on_row: Callable[[int, int, str], None],
+) -> record.Record:
+    cache = last_level_bytes() or max(
+        cpu.cpu_features()["l3_bytes"], cpu.cpu_features()["l2_bytes"]
+    )
     memory = int(available_bytes() * _MEMORY_SHARE)
     on_row(0, len(rows), "limits of the machine")
-    limits = Limits(min(int(cache * 1.25), memory // 4))
+    limits = Limits(min(BEYOND_CACHE * cache, memory // 4))
     limits.summary()
     measured: list[record.Row] = []
     skipped: dict[str, str] = {}
@@ -96,10 +117,12 @@ def run(
             name = f"{spec.name} {row.name} {_short(row.dtype)}"
             on_row(done, len(rows), name)
             try:
-                measured.append(_measure(spec, row, limits, options, cache, memory))
+                with kept_memory() if row.use_out else contextlib.nullcontext():
+                    measured.append(_measure(spec, row, limits, options, cache, memory))
             except (MemoryError, NotImplementedError, RuntimeError) as error:
                 # One row that PyTorch or the machine cannot do must not cost the others.
                 skipped[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+        on_row(len(rows), len(rows), "cost of a call")
         overhead = list(_overhead(options))
     return record.Record(
         machine=record.machine(),
@@ -127,6 +150,9 @@ def _measure(
     packet = getattr(torch.ops.kpt, spec.name)
     ours = packet.out if row.use_out else packet
     eager = row.eager or spec.eager
+    residency = inputs.residency
+    if row.use_out and not settles(lambda: eager(*inputs.eager[0].args, **inputs.eager[0].kwargs)):
+        residency += "; PyTorch's output in new memory"
     variant, native = _what_ran(ours, inputs.kpt[0])
     cost = spec.cost(*inputs.kpt[0].args, **_without_out(inputs.kpt[0]))
     # With the results: a fresh output passes through the caches as well.
@@ -139,7 +165,8 @@ def _measure(
         limits.canary,
         seconds=options.seconds,
     )
-    after = limits.floor(cost, working_set)
+    # The better one: a probe may have lost a core too.
+    floor = min(before, limits.floor(cost, working_set))
     return record.Row(
         op=spec.name,
         family=spec.family,
@@ -150,11 +177,11 @@ def _measure(
         ratio=paired.ratio.median,
         ratio_low=paired.ratio.low,
         ratio_high=paired.ratio.high,
-        limit_share=(before.seconds + after.seconds) / 2 / paired.first,
-        bound=before.bound,
+        limit_share=floor.seconds / paired.first,
+        bound=floor.bound,
         variant=variant,
         native=native,
-        residency=inputs.residency,
+        residency=residency,
         out=row.use_out,
         pairs=paired.pairs,
         dropped=paired.dropped,

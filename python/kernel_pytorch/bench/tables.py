@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from kernel_pytorch.bench.record import Machine, Record, Row
 
-__all__ = ["HEADER", "cells", "limit_text", "machine_text", "rate_text", "time_text"]
+__all__ = [
+    "HEADER",
+    "cells",
+    "limit_text",
+    "machine_text",
+    "rate_text",
+    "time_text",
+    "versions_text",
+]
 
 HEADER = ("op", "shape", "dtype", "KPT", "PyTorch", "ratio", "95% interval", "of limit", "variant")
 
@@ -26,6 +34,7 @@ def rate_text(name: str, rate: float) -> str:
 def cells(row: Row) -> tuple[str, ...]:
     """One text per column of :data:`HEADER`."""
     name = row.name + (" (out=)" if row.out and "out" not in row.name else "")
+    name += " (in cache)" if row.residency.startswith("in cache") else ""
     return (
         row.op,
         name,
@@ -46,6 +55,17 @@ def machine_text(machine: Machine) -> str:
         f"{machine.isa}, L2 {machine.l2_bytes >> 10} KiB a core, "
         f"L3 {machine.l3_bytes >> 20} MiB, {machine.memory_bytes / 2**30:.0f} GiB, "
         f"{machine.system}"
+    )
+
+
+def versions_text(record: Record) -> str:
+    """One line on what ran, when, and in which environment."""
+    v = record.versions
+    limited = f", oneDNN limited to {v.onednn_isa_limit}" if v.onednn_isa_limit else ""
+    variables = "".join(f", {name}={value}" for name, value in v.environment.items())
+    return (
+        f"KernelPyTorch {v.kernel_pytorch} ({v.commit or 'no commit'}), PyTorch {v.torch} "
+        f"({v.torch_cpu_capability}{limited}), Python {v.python}, {record.date}{variables}"
     )
 
 
