@@ -19,12 +19,14 @@ from kernel_pytorch.ops.spec import Out
 
 __all__ = [
     "VariantInfo",
+    "boundary",
     "cpu_features",
     "detected_isa",
     "force_variant",
     "isa",
     "isa_limit",
     "max_threads",
+    "module_file",
     "register",
     "variants",
 ]
@@ -151,3 +153,15 @@ def max_threads() -> int:
     """Threads a kernel would use now: torch's, or 1 in a forked child and in parallel regions."""
     threads: int = load("cpu").max_threads()
     return threads
+
+
+def boundary() -> str:
+    """How tensors reach the kernels: "dlpack_c_exchange_api", or "python_attributes" (several
+    microseconds a call slower) where torch lacks the former."""
+    name: str = load("cpu").boundary(torch.Tensor)
+    return name
+
+
+def module_file() -> str:
+    """The path of the compiled module."""
+    return str(load("cpu").__file__)

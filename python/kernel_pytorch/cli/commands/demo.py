@@ -1,0 +1,59 @@
+"""``kpt demo``: a real model, before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kernel_pytorch.cli.command import Json
+from kernel_pytorch.cli.exits import CliError, Exit
+from kernel_pytorch.cli.precision import Precision
+
+__all__ = ["demo"]
+
+
+def demo(
+    precision: Annotated[
+        Precision, typer.Option(help="How exact the optimized model is to be.")
+    ] = Precision.BF16,
+    compile: Annotated[
+        bool, typer.Option(help="Compare with torch.compile too (10 to 20 s to compile).")
+    ] = True,
+    seconds: Annotated[
+        float,
+        typer.Option(min=0.0, metavar="S", help="To spend about, on each of both comparisons."),
+    ] = 8.0,
+    json: Json = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with plots here.")
+    ] = None,
+) -> None:
+    """Optimizes all-MiniLM-L6-v2, with its real weights, and shows what that brings.
+
+    Embeds real sentences with the original and the optimized model, compares speed, results and
+    nearest sentences. Needs no network. Exits with 1 when the optimized model is slower or less
+    exact than promised.
+    """
+    from kernel_pytorch.cli.output import Output, Progress
+
+    output = Output(json, html=html)
+    with Progress(output, "importing PyTorch"):
+        try:
+            from kernel_pytorch.demos import sentences
+        except ModuleNotFoundError as error:
+            if error.name == "torch":
+                raise
+            raise CliError(
+                f"the demo needs the package {error.name}: pip install 'kernel_pytorch[demo]'"
+            ) from error
+    result = sentences.run(precision.value, compile=compile, seconds=seconds, say=output.say)
+    output.out.print(result)
+    if html is not None:
+        output.write(html, result.to_html())
+    output.finish(result.to_dict())
+    missed = [p for p in result.promises if not p.kept]
+    for promise in missed:
+        output.warn(f"promised but missed: {promise.what}: {promise.value:.4g} < {promise.bound:g}")
+    raise typer.Exit(int(Exit.FINDING if result.exit_code else Exit.OK))
