@@ -27,8 +27,8 @@ struct ActArgs {
 };
 
 // Last dimensions dense, leading strides free. out may be exactly x; any other overlap is refused.
-// Computed in float and rounded once. NaN gives NaN; infinities give what PyTorch's formulas give in
-// double precision: gelu, gelu_tanh, silu and quick_gelu of -inf are NaN (infinity times zero).
+// Computed in float and rounded once. NaN gives NaN; infinities give what PyTorch's formulas give
+// in double precision: gelu, gelu_tanh, silu and quick_gelu of -inf are NaN (infinity times zero).
 // Fails with kInvalidArgument (also for kNone and the gated kinds) or kTypeError before anything is
 // written.
 Status Act(const LaunchContext& ctx, const ActArgs& args);

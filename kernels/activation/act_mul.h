@@ -14,8 +14,8 @@
 namespace kpt::cpu {
 
 struct ActMulArgs {
-  MutableTensorView out;  // [..., N], gate_up's dtype
-  TensorView gate_up;     // [..., 2 N] float, half or bfloat16
+  MutableTensorView out;                        // [..., N], gate_up's dtype
+  TensorView gate_up;                           // [..., 2 N] float, half or bfloat16
   ActivationKind kind = ActivationKind::kSilu;  // silu, gelu, gelu_tanh, relu or sigmoid
 };
 

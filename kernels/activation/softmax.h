@@ -18,9 +18,9 @@ struct SoftmaxArgs {
 };
 
 // Last dimensions dense, leading strides free. out may be exactly x; any other overlap is refused.
-// Computed in float and rounded once. As in PyTorch, -inf gives 0 beside a finite element, and a row
-// that is all -inf, has +inf or has NaN is all NaN. A row's result does not depend on other rows or
-// on the threads. Fails with kInvalidArgument or kTypeError before anything is written.
+// Computed in float and rounded once. As in PyTorch, -inf gives 0 beside a finite element, and a
+// row that is all -inf, has +inf or has NaN is all NaN. A row's result does not depend on other
+// rows or on the threads. Fails with kInvalidArgument or kTypeError before anything is written.
 Status Softmax(const LaunchContext& ctx, const SoftmaxArgs& args);
 
 std::vector<VariantInfo> SoftmaxVariants();

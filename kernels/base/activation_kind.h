@@ -31,11 +31,11 @@ inline bool ParseActivationKind(const char* name, ActivationKind* kind) {
     ActivationKind kind;
   };
   static constexpr Entry kEntries[] = {
-      {"none", ActivationKind::kNone},       {"relu", ActivationKind::kRelu},
-      {"gelu", ActivationKind::kGelu},       {"gelu_tanh", ActivationKind::kGeluTanh},
-      {"silu", ActivationKind::kSilu},       {"sigmoid", ActivationKind::kSigmoid},
-      {"tanh", ActivationKind::kTanh},       {"quick_gelu", ActivationKind::kQuickGelu},
-      {"swiglu", ActivationKind::kSwiglu},   {"geglu", ActivationKind::kGeglu},
+      {"none", ActivationKind::kNone},     {"relu", ActivationKind::kRelu},
+      {"gelu", ActivationKind::kGelu},     {"gelu_tanh", ActivationKind::kGeluTanh},
+      {"silu", ActivationKind::kSilu},     {"sigmoid", ActivationKind::kSigmoid},
+      {"tanh", ActivationKind::kTanh},     {"quick_gelu", ActivationKind::kQuickGelu},
+      {"swiglu", ActivationKind::kSwiglu}, {"geglu", ActivationKind::kGeglu},
   };
   for (const Entry& e : kEntries) {
     if (std::strcmp(e.name, name) == 0) {

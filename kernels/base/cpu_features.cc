@@ -56,7 +56,7 @@ void DetectX86(CpuFeatures* f) {
     f->avx512cd = Bit(b, 28);
     f->avx512bw = Bit(b, 30);
     f->avx512vl = Bit(b, 31);
-    f->avx512_vbmi = Bit(c, 1) && Bit(b, 21);  // with IFMA
+    f->avx512_vbmi = Bit(c, 1) && Bit(b, 21);                 // with IFMA
     f->avx512_vbmi2 = Bit(c, 6) && Bit(c, 12) && Bit(c, 14);  // with BITALG and VPOPCNTDQ
     f->avx512_vnni = Bit(c, 11);
     f->avx512_fp16 = Bit(d, 23);

@@ -1,5 +1,6 @@
 // Threads: borrowed from the OpenMP runtime that torch has already loaded. A second runtime would
-// bring a second pool that fights torch's for the cores. There is no link-time dependency on OpenMP.
+// bring a second pool that fights torch's for the cores. There is no link-time dependency on
+// OpenMP.
 #ifndef KPT_KERNELS_BASE_PARALLEL_FOR_H_
 #define KPT_KERNELS_BASE_PARALLEL_FOR_H_
 

@@ -53,8 +53,8 @@ inline Status CheckLike(const char* op, const char* arg, const TensorView& view,
                                    " like '" + like_arg + "', got " + ShapeText(view));
   }
   if (view.dtype != like.dtype) {
-    return Status::TypeError(Argument(op, arg) + "must have dtype " + Name(like.dtype) +
-                             " like '" + like_arg + "', got " + Name(view.dtype));
+    return Status::TypeError(Argument(op, arg) + "must have dtype " + Name(like.dtype) + " like '" +
+                             like_arg + "', got " + Name(view.dtype));
   }
   return CheckRows(op, arg, view, 0);
 }

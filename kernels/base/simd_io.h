@@ -44,8 +44,8 @@ KPT_SIMD_INLINE FloatVec Widen(hn::Vec<HalfTag> v) {
   const auto bits = hn::PromoteTo(du, hn::BitCast(hn::Rebind<uint16_t, FloatTag>(), v));
   const auto magnitude = hn::ShiftLeft<13>(hn::And(bits, hn::Set(du, 0x7fffu)));
   // The product with 2^112 moves the exponent's bias, for subnormals too.
-  const auto finite = hn::BitCast(
-      du, hn::Mul(hn::BitCast(FloatTag(), magnitude), hn::Set(FloatTag(), 0x1p112f)));
+  const auto finite =
+      hn::BitCast(du, hn::Mul(hn::BitCast(FloatTag(), magnitude), hn::Set(FloatTag(), 0x1p112f)));
   const auto special = hn::Ge(magnitude, hn::Set(du, 0x7c00u << 13));
   const auto value = hn::IfThenElse(special, hn::Or(magnitude, hn::Set(du, 0x7f800000u)), finite);
   return hn::BitCast(FloatTag(),

@@ -240,8 +240,7 @@ KPT_SIMD_INLINE FloatVec ActivateGrad(FloatVec x) {
     return hn::MulAdd(hn::Mul(x, Set(kInvSqrt2Pi)), e, NormalCdf<kFast>(x));
   } else if constexpr (kKind == ActivationKind::kGeluTanh) {
     constexpr float kScale = 2.0f * 0.79788456080286536f;
-    const FloatVec slope =
-        hn::MulAdd(hn::Mul(x, x), Set(3.0f * 0.044715f * kScale), Set(kScale));
+    const FloatVec slope = hn::MulAdd(hn::Mul(x, x), Set(3.0f * 0.044715f * kScale), Set(kScale));
     return weighted(GeluTanhExponent(x), slope);
   } else if constexpr (kKind == ActivationKind::kSilu) {
     return weighted(hn::Neg(x), one);

@@ -37,8 +37,8 @@ Status RunFirst(const char* op, const Variant<Args> (&variants)[N], const Launch
     if (ctx.record != nullptr) ctx.record->variant = v.name;
     return v.run(ctx, args);
   }
-  std::string why = std::string(op) + ": no native variant for this problem at ISA level " +
-                    Name(ctx.isa);
+  std::string why =
+      std::string(op) + ": no native variant for this problem at ISA level " + Name(ctx.isa);
   if (ctx.force_variant != nullptr) why += std::string(" (forced: ") + ctx.force_variant + ")";
   return Status::Unimplemented(std::move(why));
 }

@@ -1,5 +1,5 @@
-// rms_norm: y = x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019,
-// as torch.nn.functional.rms_norm).
+// rms_norm: y = x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich
+// 2019, as torch.nn.functional.rms_norm).
 #ifndef KPT_KERNELS_NORM_RMS_NORM_H_
 #define KPT_KERNELS_NORM_RMS_NORM_H_
 

@@ -14,9 +14,9 @@ Status Act(const LaunchContext& ctx, const ActArgs& args) {
   using K = ActivationKind;
   KPT_RETURN_IF_ERROR(CheckRows(kOp, "x", args.x, 0));
   KPT_RETURN_IF_ERROR(CheckLike(kOp, "out", args.out, "x", args.x));
-  KPT_RETURN_IF_ERROR(CheckKind(kOp, args.kind,
-                                {K::kRelu, K::kGelu, K::kGeluTanh, K::kSilu, K::kSigmoid, K::kTanh,
-                                 K::kQuickGelu}));
+  KPT_RETURN_IF_ERROR(CheckKind(
+      kOp, args.kind,
+      {K::kRelu, K::kGelu, K::kGeluTanh, K::kSilu, K::kSigmoid, K::kTanh, K::kQuickGelu}));
   if (args.x.size() == 0) return Status();
   KPT_RETURN_IF_ERROR(CheckWritesOnce(kOp, "out", args.out));
   KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "out", args.out, "x", args.x, true));

@@ -15,9 +15,9 @@ Status ActBackward(const LaunchContext& ctx, const ActBackwardArgs& args) {
   KPT_RETURN_IF_ERROR(CheckRows(kOp, "x", args.x, 0));
   KPT_RETURN_IF_ERROR(CheckLike(kOp, "grad_out", args.grad_out, "x", args.x));
   KPT_RETURN_IF_ERROR(CheckLike(kOp, "grad_x", args.grad_x, "x", args.x));
-  KPT_RETURN_IF_ERROR(CheckKind(kOp, args.kind,
-                                {K::kRelu, K::kGelu, K::kGeluTanh, K::kSilu, K::kSigmoid, K::kTanh,
-                                 K::kQuickGelu}));
+  KPT_RETURN_IF_ERROR(CheckKind(
+      kOp, args.kind,
+      {K::kRelu, K::kGelu, K::kGeluTanh, K::kSilu, K::kSigmoid, K::kTanh, K::kQuickGelu}));
   if (args.x.size() == 0) return Status();
   KPT_RETURN_IF_ERROR(CheckWritesOnce(kOp, "grad_x", args.grad_x));
   KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "grad_x", args.grad_x, "x", args.x, true));

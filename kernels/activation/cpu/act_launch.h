@@ -43,14 +43,16 @@ Status RunActRows(const LaunchContext& ctx, const ActJob& job) {
 #if defined(KPT_HAVE_X86_VARIANTS)
 #define KPT_ACT_VARIANTS(rows)                                                        \
   {                                                                                   \
-    {"rows_avx512_bf16", Isa::kAvx512Bf16, nullptr, RunActRows<avx512_bf16::rows>},   \
-        {"rows_avx512", Isa::kAvx512, nullptr, RunActRows<avx512::rows>},             \
-        {"rows_avx2", Isa::kAvx2, nullptr, RunActRows<avx2::rows>},                   \
-        {"rows_baseline", Isa::kBaseline, nullptr, RunActRows<baseline::rows>},       \
+      {"rows_avx512_bf16", Isa::kAvx512Bf16, nullptr, RunActRows<avx512_bf16::rows>}, \
+      {"rows_avx512", Isa::kAvx512, nullptr, RunActRows<avx512::rows>},               \
+      {"rows_avx2", Isa::kAvx2, nullptr, RunActRows<avx2::rows>},                     \
+      {"rows_baseline", Isa::kBaseline, nullptr, RunActRows<baseline::rows>},         \
   }
 #else
-#define KPT_ACT_VARIANTS(rows) \
-  { {"rows_baseline", Isa::kBaseline, nullptr, RunActRows<baseline::rows>}, }
+#define KPT_ACT_VARIANTS(rows)                                                \
+  {                                                                           \
+      {"rows_baseline", Isa::kBaseline, nullptr, RunActRows<baseline::rows>}, \
+  }
 #endif
 
 }  // namespace kpt::cpu

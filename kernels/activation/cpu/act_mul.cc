@@ -24,8 +24,8 @@ Status ActMul(const LaunchContext& ctx, const ActMulArgs& args) {
   TensorView gate = args.gate_up;
   gate.shape[gate.rank - 1] = width / 2;
   KPT_RETURN_IF_ERROR(CheckLike(kOp, "out", args.out, "gate_up[..., :N]", gate));
-  KPT_RETURN_IF_ERROR(CheckKind(
-      kOp, args.kind, {K::kSilu, K::kGelu, K::kGeluTanh, K::kRelu, K::kSigmoid}));
+  KPT_RETURN_IF_ERROR(
+      CheckKind(kOp, args.kind, {K::kSilu, K::kGelu, K::kGeluTanh, K::kRelu, K::kSigmoid}));
   if (gate.size() == 0) return Status();
   KPT_RETURN_IF_ERROR(CheckWritesOnce(kOp, "out", args.out));
   KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "out", args.out, "gate_up", args.gate_up, false));

@@ -30,11 +30,11 @@ struct ActJob {
 // Pieces [begin, end) of plan.rows * pieces_per_row.
 using ActRowsFn = void (*)(const ActJob& job, int64_t begin, int64_t end);
 
-#define KPT_DECLARE_ACT_ROWS(isa)                                          \
-  namespace isa {                                                          \
-  void ActRows(const ActJob& job, int64_t begin, int64_t end);             \
-  void ActBackwardRows(const ActJob& job, int64_t begin, int64_t end);     \
-  void ActMulRows(const ActJob& job, int64_t begin, int64_t end);          \
+#define KPT_DECLARE_ACT_ROWS(isa)                                      \
+  namespace isa {                                                      \
+  void ActRows(const ActJob& job, int64_t begin, int64_t end);         \
+  void ActBackwardRows(const ActJob& job, int64_t begin, int64_t end); \
+  void ActMulRows(const ActJob& job, int64_t begin, int64_t end);      \
   }
 KPT_DECLARE_ACT_ROWS(baseline)
 KPT_DECLARE_ACT_ROWS(avx2)

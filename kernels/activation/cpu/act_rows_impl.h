@@ -74,16 +74,16 @@ void Multiply(const ActJob& job, int64_t begin, int64_t end) {
 
 }  // namespace
 
-#define KPT_DEFINE_ACT_ROWS(name, function)                        \
-  void name(const ActJob& job, int64_t begin, int64_t end) {       \
-    switch (job.dtype) {                                           \
-      case DType::kFloat32:                                        \
-        return function<float>(job, begin, end);                   \
-      case DType::kFloat16:                                        \
-        return function<Half>(job, begin, end);                    \
-      default:                                                     \
-        return function<BFloat16>(job, begin, end);                \
-    }                                                              \
+#define KPT_DEFINE_ACT_ROWS(name, function)                  \
+  void name(const ActJob& job, int64_t begin, int64_t end) { \
+    switch (job.dtype) {                                     \
+      case DType::kFloat32:                                  \
+        return function<float>(job, begin, end);             \
+      case DType::kFloat16:                                  \
+        return function<Half>(job, begin, end);              \
+      default:                                               \
+        return function<BFloat16>(job, begin, end);          \
+    }                                                        \
   }
 KPT_DEFINE_ACT_ROWS(ActRows, Forward)
 KPT_DEFINE_ACT_ROWS(ActBackwardRows, Backward)

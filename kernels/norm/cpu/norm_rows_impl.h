@@ -22,9 +22,7 @@ constexpr int64_t kKeep = 4096;
 // Four accumulators hide the latency of the additions.
 struct Sum4 {
   FloatVec a = hn::Zero(FloatTag()), b = a, c = a, d = a;
-  float Total() const {
-    return hn::ReduceSum(FloatTag(), hn::Add(hn::Add(a, b), hn::Add(c, d)));
-  }
+  float Total() const { return hn::ReduceSum(FloatTag(), hn::Add(hn::Add(a, b), hn::Add(c, d))); }
 };
 
 // What the first pass reads: x, or x + residual as rounded into `sum`.
@@ -63,9 +61,8 @@ template <bool kMean, bool kWiden, class T, bool kAdd>
 float FirstPass(const Source<T, kAdd>& row, int64_t n, float* keep) {
   const FloatTag df;
   Sum4 sum;
-  const auto add = [](FloatVec v, FloatVec* s) HWY_ATTR {
-    *s = kMean ? hn::Add(*s, v) : hn::MulAdd(v, v, *s);
-  };
+  const auto add = [](FloatVec v, FloatVec* s)
+                       HWY_ATTR { *s = kMean ? hn::Add(*s, v) : hn::MulAdd(v, v, *s); };
   int64_t i = 0;
   FloatVec a, b, c, d;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
@@ -166,14 +163,12 @@ void Normalize(const S* source, int64_t n, const Statistics& s, const float* wei
     const FloatVec shift = hn::Set(df, s.shift);
     const FloatVec offset = hn::Set(df, s.offset);
     MapRow<kStream>(
-        [=](FloatVec x, FloatVec w, FloatVec b) HWY_ATTR {
-          return hn::MulAdd(hn::MulAdd(hn::Sub(x, shift), rstd, offset), w, b);
-        },
+        [=](FloatVec x, FloatVec w, FloatVec b)
+            HWY_ATTR { return hn::MulAdd(hn::MulAdd(hn::Sub(x, shift), rstd, offset), w, b); },
         n, y, source, weight, bias);
   } else {
-    MapRow<kStream>(
-        [=](FloatVec x, FloatVec w) HWY_ATTR { return hn::Mul(hn::Mul(x, rstd), w); }, n, y,
-        source, weight);
+    MapRow<kStream>([=](FloatVec x, FloatVec w) HWY_ATTR { return hn::Mul(hn::Mul(x, rstd), w); },
+                    n, y, source, weight);
   }
 }
 

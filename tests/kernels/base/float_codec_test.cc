@@ -23,9 +23,8 @@ double Defined(int exp_bits, int man_bits, int bias, bool inf, bool fnuz, uint32
     return man != 0 ? nan : (sign ? -1 : 1) * std::numeric_limits<double>::infinity();
   }
   if (!inf && !fnuz && (code & (F::kSign - 1)) == F::kSign - 1) return nan;
-  const double magnitude =
-      exp == 0 ? std::ldexp(man, 1 - bias - man_bits)
-               : std::ldexp((1 << man_bits) + man, exp - bias - man_bits);
+  const double magnitude = exp == 0 ? std::ldexp(man, 1 - bias - man_bits)
+                                    : std::ldexp((1 << man_bits) + man, exp - bias - man_bits);
   return sign ? -magnitude : magnitude;
 }
 
@@ -120,9 +119,9 @@ std::vector<float> Inputs() {
       if (std::isfinite(next)) inputs.push_back((x + next) / 2);
     }
   }
-  for (double m : {0.0, 0x1p-16, 0x1p-17, 0x1p-18, 0x1p-24, 0x1p-25, 0x1p-26, 0x1p-149, 0x1p-126,
-                   448.0, 464.0, 480.0, 240.0, 248.0, 256.0, 57344.0, 61440.0, 65504.0, 65520.0,
-                   1e30, 3.4e38}) {
+  for (double m : {0.0,      0x1p-16,  0x1p-17, 0x1p-18, 0x1p-24, 0x1p-25, 0x1p-26,
+                   0x1p-149, 0x1p-126, 448.0,   464.0,   480.0,   240.0,   248.0,
+                   256.0,    57344.0,  61440.0, 65504.0, 65520.0, 1e30,    3.4e38}) {
     for (float x : {static_cast<float>(m), std::nextafter(static_cast<float>(m), 0.0f),
                     std::nextafter(static_cast<float>(m), INFINITY)}) {
       inputs.push_back(x);

@@ -113,7 +113,8 @@ inline LaunchContext At(Isa isa, LaunchRecord* record = nullptr) {
 }
 
 inline constexpr DType kFloats[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
-inline constexpr int64_t kWidths[] = {1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 130, 384, 1000, 5003};
+inline constexpr int64_t kWidths[] = {1,  2,  7,  15,  16,  17,   31,  33,
+                                      63, 64, 65, 130, 384, 1000, 5003};
 
 }  // namespace kpt::testing_util
 

@@ -98,8 +98,7 @@ void Check(const Call& call, Isa isa, DType dtype, int64_t n, float mean,
     for (int64_t c = 0; c < n; ++c) {
       const double w = want[static_cast<size_t>(c)];
       // Rounding once, and float arithmetic within: x - mean carries the error of a float mean.
-      const double allowed = 1.05 * Unit(dtype) * std::fabs(w) +
-                             8 * 0x1p-24 * (4 + std::fabs(w)) +
+      const double allowed = 1.05 * Unit(dtype) * std::fabs(w) + 8 * 0x1p-24 * (4 + std::fabs(w)) +
                              (n == 1 ? 0.0 : 2 * 0x1p-24 * std::fabs(mean) / 100);
       ASSERT_NEAR(y.Get(r, c), w, allowed) << where << " row " << r << " col " << c;
     }
@@ -151,11 +150,10 @@ TEST(Norm, InPlaceGivesTheSame) {
     const TensorView none;
     for (const Call& call : kCalls) {
       Tensor x2 = x, residual2 = residual;
-      ASSERT_TRUE(
-          call.Run(ctx, y.view(), sum.view(), x.view(), residual.view(), none, none).ok());
+      ASSERT_TRUE(call.Run(ctx, y.view(), sum.view(), x.view(), residual.view(), none, none).ok());
       // y over x, the sum over the residual.
-      ASSERT_TRUE(call.Run(ctx, x2.view(), residual2.view(), x2.view(), residual2.view(), none, none)
-                      .ok());
+      ASSERT_TRUE(
+          call.Run(ctx, x2.view(), residual2.view(), x2.view(), residual2.view(), none, none).ok());
       EXPECT_EQ(x2.bytes(), y.bytes());
       if (call.add) {
         EXPECT_EQ(residual2.bytes(), sum.bytes());
@@ -187,8 +185,8 @@ TEST(Norm, Refusals) {
                 "argument 'y' must have dtype float32");
   ExpectRefused(LayerNorm(ctx, {y.view(), x.view(), weight.row_view(), {}, 1e-5f}), bad,
                 "argument 'weight' must have shape [8], got [7]");
-  ExpectRefused(RmsNorm(ctx, {y.view(), x.view(), half.row_view(), 1e-5f}),
-                StatusCode::kTypeError, "rms_norm: argument 'weight' must have dtype float32");
+  ExpectRefused(RmsNorm(ctx, {y.view(), x.view(), half.row_view(), 1e-5f}), StatusCode::kTypeError,
+                "rms_norm: argument 'weight' must have dtype float32");
   MutableTensorView spread = x.view();
   spread.strides[1] = 2;
   spread.shape[0] = 1;
