@@ -25,9 +25,9 @@ void ThrowIfError(const Status& status) {
 ActivationKind Call::Activation(const char* arg, const char* name) {
   ActivationKind kind;
   if (!ParseActivationKind(name, &kind)) {
-    throw nanobind::value_error((std::string(op_) + ": argument '" + arg +
-                                 "' is not a known activation: '" + name + "'")
-                                    .c_str());
+    throw nanobind::value_error(
+        (std::string(op_) + ": argument '" + arg + "' is not a known activation: '" + name + "'")
+            .c_str());
   }
   return kind;
 }

@@ -152,6 +152,7 @@ void BindControl(nb::module_& m) {
   m.def("force_variant", &ForceVariant, nb::arg("op"), nb::arg("name").none());
   m.def("variants", &ListAll);
   m.def("boundary", &BoundaryOf, nb::arg("tensor_type"));
+  m.def("describe", &Describe, nb::arg("tensor"));
   m.def("new_empty", &NewEmpty, nb::arg("like"), nb::arg("shape"), nb::arg("dtype"));
   m.def("max_threads", &MaxThreads);
   m.def("cpu_features", &FeatureDict);

@@ -23,8 +23,8 @@ const DLPackExchangeAPI* LookUpApi(PyTypeObject* type) {
     PyErr_Clear();
     return nullptr;
   }
-  auto* api = static_cast<const DLPackExchangeAPI*>(
-      PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+  auto* api =
+      static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
   Py_DECREF(capsule);
   if (api == nullptr) PyErr_Clear();
   return api != nullptr && api->header.version.major == DLPACK_MAJOR_VERSION ? api : nullptr;
@@ -98,16 +98,19 @@ void FillFromDlpack(const DLPackExchangeAPI* api, nb::handle object, const char*
     const std::string message = error.what();
     const size_t begin = message.find(": ");
     const size_t start = begin == std::string::npos ? 0 : begin + 2;
-    RaiseType(op, arg, "must be a dense CPU tensor with storage: " +
-                           message.substr(start, message.find('\n', start) - start));
+    RaiseType(op, arg,
+              "must be a dense CPU tensor with storage: " +
+                  message.substr(start, message.find('\n', start) - start));
   }
   if (t.device.device_type != kDLCPU) {
-    RaiseType(op, arg, "must be on the CPU, got DLPack device type " +
-                           std::to_string(static_cast<int>(t.device.device_type)));
+    RaiseType(op, arg,
+              "must be on the CPU, got DLPack device type " +
+                  std::to_string(static_cast<int>(t.device.device_type)));
   }
   if (t.ndim > kMaxRank) {
-    RaiseValue(op, arg, "must have at most " + std::to_string(kMaxRank) + " dimensions, got " +
-                            std::to_string(t.ndim));
+    RaiseValue(op, arg,
+               "must have at most " + std::to_string(kMaxRank) + " dimensions, got " +
+                   std::to_string(t.ndim));
   }
   if (!FromDlpack(t.dtype, &view->dtype)) RaiseType(op, arg, "has an unsupported dtype");
   view->rank = t.ndim;
@@ -129,18 +132,20 @@ std::string TextOf(nb::handle object) {
 void FillFromAttributes(nb::handle object, const char* op, const char* arg,
                         MutableTensorView* view) {
   if (!nb::hasattr(object, "data_ptr") || !nb::hasattr(object, "stride")) {
-    RaiseType(op, arg,
-              "must be a torch.Tensor, got " + TextOf(object.type()));
+    RaiseType(op, arg, "must be a torch.Tensor, got " + TextOf(object.type()));
   }
   const std::string device = TextOf(nb::object(object.attr("device").attr("type")));
   if (device != "cpu") RaiseType(op, arg, "must be on the CPU, got device " + device);
+  const std::string layout = TextOf(nb::object(object.attr("layout")));
+  if (layout != "torch.strided") RaiseType(op, arg, "must be a strided tensor, got " + layout);
   const std::string dtype = TextOf(nb::object(object.attr("dtype")));
   if (!FromName(dtype, &view->dtype)) RaiseType(op, arg, "has unsupported dtype " + dtype);
   const nb::tuple shape(object.attr("shape"));
   const nb::tuple strides(object.attr("stride")());
   if (shape.size() > kMaxRank) {
-    RaiseValue(op, arg, "must have at most " + std::to_string(kMaxRank) + " dimensions, got " +
-                            std::to_string(shape.size()));
+    RaiseValue(op, arg,
+               "must have at most " + std::to_string(kMaxRank) + " dimensions, got " +
+                   std::to_string(shape.size()));
   }
   view->rank = static_cast<int>(shape.size());
   for (int i = 0; i < view->rank; ++i) {
@@ -174,13 +179,15 @@ MutableTensorView ViewOf(nb::handle object, const char* op, const char* arg, Lay
     RaiseValue(op, arg, "has no storage (a meta or fake tensor reached a native kernel)");
   }
   if (reinterpret_cast<uintptr_t>(view.data) % ItemSize(view.dtype) != 0) {
-    RaiseValue(op, arg, std::string("must be aligned to its element size (") +
-                            std::to_string(ItemSize(view.dtype)) + " bytes for " +
-                            Name(view.dtype) + "), got a misaligned storage");
+    RaiseValue(op, arg,
+               std::string("must be aligned to its element size (") +
+                   std::to_string(ItemSize(view.dtype)) + " bytes for " + Name(view.dtype) +
+                   "), got a misaligned storage");
   }
   if (layout == Layout::kDenseLast && view.rank > 0 && view.dim(-1) > 1 && view.stride(-1) != 1) {
-    RaiseValue(op, arg, "must have a dense last dimension (stride 1), got stride " +
-                            std::to_string(view.stride(-1)) + "; call .contiguous() first");
+    RaiseValue(op, arg,
+               "must have a dense last dimension (stride 1), got stride " +
+                   std::to_string(view.stride(-1)) + "; call .contiguous() first");
   }
   return view;
 }
@@ -194,7 +201,10 @@ nb::object NewEmpty(nb::handle like, nb::handle shape, std::pair<int, int> dtype
   if (!fast.is_valid()) throw nb::python_error();
   const size_t rank = nb::len(fast);
   if (rank > kMaxRank) throw nb::value_error("new_empty: too many dimensions");
-  for (size_t i = 0; i < rank; ++i) sizes[i] = nb::cast<int64_t>(fast[i]);
+  for (size_t i = 0; i < rank; ++i) {
+    sizes[i] = PyLong_AsLongLong(nb::object(fast[i]).ptr());
+    if (sizes[i] == -1 && PyErr_Occurred()) throw nb::python_error();
+  }
   DLTensor prototype = {};
   prototype.device = {kDLCPU, 0};
   prototype.ndim = static_cast<int32_t>(rank);
@@ -211,6 +221,17 @@ nb::object NewEmpty(nb::handle like, nb::handle shape, std::pair<int, int> dtype
   void* tensor = nullptr;
   if (api->managed_tensor_to_py_object_no_sync(managed, &tensor) != 0) throw nb::python_error();
   return nb::steal(static_cast<PyObject*>(tensor));
+}
+
+nb::tuple Describe(nb::handle tensor) {
+  const MutableTensorView view = ViewOf(tensor, "describe", "tensor", Layout::kAny);
+  nb::list shape, strides;
+  for (int d = 0; d < view.rank; ++d) {
+    shape.append(view.shape[d]);
+    strides.append(view.strides[d]);
+  }
+  return nb::make_tuple(reinterpret_cast<uintptr_t>(view.data), Name(view.dtype), nb::tuple(shape),
+                        nb::tuple(strides));
 }
 
 const char* BoundaryOf(nb::handle tensor_type) {

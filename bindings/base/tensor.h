@@ -23,10 +23,12 @@ enum class Layout {
 // `layout`. Must be called with the GIL held; the view is valid while the tensor lives.
 MutableTensorView ViewOf(nanobind::handle object, const char* op, const char* arg, Layout layout);
 
-// A new tensor of `shape` (a sequence of ints) on the CPU from torch's own allocator, of the type of
-// `like`, which must have the exchange API; `dtype` is (DLPack code, bits).
-nanobind::object NewEmpty(nanobind::handle like, nanobind::handle shape,
-                          std::pair<int, int> dtype);
+// A new tensor of `shape` (a sequence of ints) on the CPU from torch's own allocator, of the type
+// of `like`, which must have the exchange API; `dtype` is (DLPack code, bits).
+nanobind::object NewEmpty(nanobind::handle like, nanobind::handle shape, std::pair<int, int> dtype);
+
+// What a kernel would be given: (address, dtype name, shape, strides in elements).
+nanobind::tuple Describe(nanobind::handle tensor);
 
 // Which way tensors cross: "dlpack_c_exchange_api" or "python_attributes".
 const char* BoundaryOf(nanobind::handle tensor_type);

@@ -1,5 +1,9 @@
 """How the operators live in PyTorch: opcheck, compile, export, autograd, func, autocast, meta."""
 
+import dataclasses
+import os
+import shutil
+
 import pytest
 import torch
 
@@ -17,6 +21,13 @@ def _mid_case(spec):
         spec
     )
     return found[len(found) // 2]
+
+
+def _smallest_case(spec):
+    def size(case):
+        return sum(case.lead) + sum(case.sizes.values())
+
+    return min(harness.served_cases(spec), key=lambda c: (size(c) < 4, size(c)))
 
 
 def _diff_inputs(spec, dtype, case=None):
@@ -52,6 +63,45 @@ def test_compile_fullgraph(spec):
         torch._dynamo.reset()
         compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
         harness.assert_bitwise_equal(compiled(*args), function(*args), spec.name)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_compile_with_symbolic_sizes(spec):
+    """One graph serves other leading sizes too: shape rules hold for symbols."""
+    found = [c for c in harness.served_cases(spec) if len(c.lead) == 1 and c.lead[0] > 1]
+    if not found:
+        pytest.skip("no leading dimensions")
+    case = found[len(found) // 2]
+    torch._dynamo.reset()
+    op = harness.op_of(spec)
+    _, kwargs = harness.inputs(spec, case, torch.float32)
+    compiled = torch.compile(
+        lambda *a: op(*a, **kwargs), fullgraph=True, dynamic=True, backend="aot_eager"
+    )
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for rows in (11, 5, 9):  # first a size that is no other dimension's
+            other = dataclasses.replace(case, lead=(rows,))
+            args, kwargs = harness.inputs(spec, other, torch.float32)
+            harness.assert_bitwise_equal(compiled(*args), op(*args, **kwargs), spec.name)
+
+
+def test_compile_with_the_default_backend():
+    """Inductor calls the operators as they are, between its own code."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("inductor needs a C++ compiler")
+
+    def function(x, w):
+        h = torch.ops.kpt.rms_norm(x * 2, w) + 1
+        return torch.ops.kpt.act(h, "silu").sum(-1)
+
+    x, w = torch.randn(7, 33, requires_grad=True), torch.randn(33)
+    torch._dynamo.reset()
+    got = torch.compile(function, fullgraph=True)(x, w)
+    want = function(x, w)
+    torch.testing.assert_close(got, want)
+    (compiled_grad,) = torch.autograd.grad(got.sum(), x)
+    (grad,) = torch.autograd.grad(want.sum(), x)
+    torch.testing.assert_close(compiled_grad, grad)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=IDS)
@@ -94,13 +144,7 @@ def test_meta_and_fake_shapes(spec):
 @pytest.mark.parametrize("spec", DIFFERENTIABLE, ids=[s.name for s in DIFFERENTIABLE])
 def test_gradcheck(spec):
     """Gradients in float64 against finite differences (small sizes)."""
-    case = min(
-        harness.served_cases(spec),
-        key=lambda c: (
-            sum(c.lead) + sum(c.sizes.values()) < 4,
-            sum(c.lead) + sum(c.sizes.values()),
-        ),
-    )
+    case = _smallest_case(spec)
     args, kwargs = _diff_inputs(spec, torch.float64, case)
     differentiable = [
         i for i, a in enumerate(args) if isinstance(a, torch.Tensor) and a.requires_grad
@@ -148,6 +192,90 @@ def test_func_transforms(spec):
     torch.testing.assert_close(torch.func.grad(function)(x), want)
     with pytest.raises(NotImplementedError, match="jvp"):
         torch.func.jvp(function, (x,), (torch.ones_like(x),))
+
+
+@pytest.mark.parametrize("spec", DIFFERENTIABLE, ids=[s.name for s in DIFFERENTIABLE])
+def test_second_derivatives(spec):
+    """Differentiating twice works, by autograd and by nested torch.func.grad: nothing is silently
+    left out."""
+    args, kwargs = _diff_inputs(spec, torch.float64, _smallest_case(spec))
+
+    def of(function):
+        return lambda x: harness.outputs_of(function(x, *args[1:], **kwargs))[0].pow(3).sum()
+
+    def twice(function):
+        x = args[0].detach().requires_grad_()
+        (first,) = torch.autograd.grad(of(function)(x), x, create_graph=True)
+        return torch.autograd.grad((first**2).sum() + (x**2).sum(), x)[0]
+
+    def func_twice(function):
+        def outer(x):
+            return (torch.func.grad(of(function))(x) ** 2).sum() + (x**2).sum()
+
+        return torch.func.grad(outer)(args[0].detach())
+
+    want = twice(spec.reference)
+    torch.testing.assert_close(twice(harness.op_of(spec)), want)
+    torch.testing.assert_close(func_twice(harness.op_of(spec)), want)
+
+
+@pytest.mark.parametrize("spec", DIFFERENTIABLE, ids=[s.name for s in DIFFERENTIABLE])
+def test_one_tensor_for_two_arguments(spec):
+    """Each use adds its own gradient."""
+    args, kwargs = _diff_inputs(spec, torch.float64, _smallest_case(spec))
+    x = args[0].detach().requires_grad_()
+    full = [
+        x if isinstance(a, torch.Tensor) and a.shape == x.shape and a.dtype == x.dtype else a
+        for a in args
+    ]
+
+    def grad(function):
+        return torch.autograd.grad(
+            harness.outputs_of(function(*full, **kwargs))[0].pow(3).sum(), x
+        )[0]
+
+    torch.testing.assert_close(grad(harness.op_of(spec)), grad(spec.reference))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap(spec):
+    """vmap loops over the operator; into ``out=`` it is refused."""
+    args, kwargs = harness.inputs(spec, _mid_case(spec), torch.float32)
+    stacked = torch.stack([args[0], args[0].flip(0) if args[0].dim() else args[0]])
+
+    def function(x):
+        return harness.op_of(spec)(x, *args[1:], **kwargs)
+
+    got = harness.outputs_of(torch.func.vmap(function)(stacked))
+    for i, x in enumerate(stacked):
+        harness.assert_bitwise_equal(tuple(g[i] for g in got), function(x), spec.name)
+    if spec.out_overload:
+        out = torch.empty_like(function(args[0]))
+        with pytest.raises(RuntimeError, match=f"kpt::{spec.name}.out"):
+            torch.func.vmap(lambda x: harness.op_of(spec).out(x, *args[1:], **kwargs, out=out))(
+                stacked
+            )
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_functionalize(spec):
+    args, kwargs = harness.inputs(spec, _mid_case(spec), torch.float32)
+    op = harness.op_of(spec)
+    got = torch.func.functionalize(lambda x: op(x, *args[1:], **kwargs))(args[0])
+    harness.assert_bitwise_equal(got, op(*args, **kwargs), spec.name)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_lazy_negation_is_resolved(spec):
+    """``conj().imag`` and the like are tensors whose memory holds the negated values."""
+    args, kwargs = harness.inputs(spec, _mid_case(spec), torch.float32)
+    op = harness.op_of(spec)
+    for place, value in enumerate(args):
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            lazy = [*args[:place], torch._neg_view(value), *args[place + 1 :]]
+            plain = [*args[:place], -value, *args[place + 1 :]]
+            harness.assert_bitwise_equal(op(*lazy, **kwargs), op(*plain, **kwargs), spec.name)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=IDS)
