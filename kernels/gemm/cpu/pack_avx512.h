@@ -58,7 +58,7 @@ template <class Load, class Store>
   constexpr int64_t kAhead = 512;
   int64_t d = 0;
   if (valid >= 16) {
-    for (; (d + 16) * 4 <= bytes; d += 16) {
+    for (; d < depth && (d + 16) * 4 <= bytes; d += 16) {
       Transpose16x16(
           [&](int i) __attribute__((always_inline)) {
             const char* p = rows + i * stride + d * 4;

@@ -85,6 +85,7 @@ class Tensor {
     return true;
   }
   const std::vector<unsigned char>& bytes() const { return bytes_; }
+  DType dtype() const { return dtype_; }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
 
