@@ -96,6 +96,7 @@ RowPlan<kTensors> PlanRows(const TensorView* const (&tensors)[kTensors],
 // Whether `view` has elements that share memory (a stride of 0, or overlapping strides). May say
 // true for exotic layouts that do not overlap; an output must give false.
 [[maybe_unused]] inline bool OverlapsItself(const TensorView& view) {
+  if (view.size() == 0) return false;
   // By increasing stride, every dimension must step past all that the smaller ones span.
   bool used[kMaxRank] = {};
   int64_t span = 1;
@@ -106,7 +107,6 @@ RowPlan<kTensors> PlanRows(const TensorView* const (&tensors)[kTensors],
       if (next < 0 || view.strides[d] < view.strides[next]) next = d;
     }
     used[next] = true;
-    if (view.shape[next] == 0) return false;
     if (view.shape[next] == 1) continue;
     if (view.strides[next] < span) return true;
     span += (view.shape[next] - 1) * view.strides[next];
