@@ -38,9 +38,22 @@ KPT_SIMD_INLINE FloatVec Polynomial(FloatVec x, const float (&c)[kTerms]) {
   return p;
 }
 
-// 2^t for t <= 127, exactly 0 for t <= -127.
+// p * 2^n for whole n: 0 where that is far below the smallest normal number, NaN where n is NaN.
+#if HWY_TARGET <= HWY_AVX3
+KPT_SIMD_INLINE FloatVec ScaleBy2ToThe(FloatVec p, FloatVec n) {
+  return FloatVec{_mm512_scalef_ps(p.raw, n.raw)};
+}
+#endif
+
+// 2^t for t <= 127; below t = -126 as good as 0, and exactly 0 from t = -150 on.
 template <bool kFast>
 KPT_SIMD_INLINE FloatVec Exp2BelowMax(FloatVec t) {
+#if HWY_TARGET <= HWY_AVX3
+  const FloatVec f{_mm512_reduce_ps(t.raw, 0)};  // t - round(t); 0 for infinities
+  const FloatVec n = hn::Sub(t, f);
+  if constexpr (kFast) return ScaleBy2ToThe(Polynomial(f, kExp2Fast), n);
+  return ScaleBy2ToThe(Polynomial(f, kExp2), n);
+#else
   // With 1.5 * 2^23 + 127 added, the low bits of the sum are the exponent field of 2^n. The scaling
   // is a product, not an addition of bits, so that any NaN stays one.
   const FloatVec magic = Set(12582912.0f + 127.0f);
@@ -51,6 +64,7 @@ KPT_SIMD_INLINE FloatVec Exp2BelowMax(FloatVec t) {
   const FloatVec scale = hn::BitCast(FloatTag(), hn::ShiftLeft<23>(hn::BitCast(du, z)));
   if constexpr (kFast) return hn::Mul(Polynomial(f, kExp2Fast), scale);
   return hn::Mul(Polynomial(f, kExp2), scale);
+#endif
 }
 
 // 2^t, saturating at 2^127.
@@ -59,22 +73,30 @@ KPT_SIMD_INLINE FloatVec Exp2(FloatVec t) {
   return Exp2BelowMax<kFast>(hn::Min(Set(127.0f), t));
 }
 
-// e^v for v <= 88, exactly 0 for v <= -88. The precise one reduces v by a two-part ln(2), so that
-// small results are as exact as large ones.
+// e^v for v <= 88; below v = -87 as good as 0, and exactly 0 from v = -104 on. The precise one
+// reduces v by a two-part ln(2), so that small results are as exact as large ones.
 template <bool kFast>
 KPT_SIMD_INLINE FloatVec ExpBelowMax(FloatVec v) {
   if constexpr (kFast) {
     return Exp2BelowMax<true>(hn::Mul(v, Set(kLog2E)));
   } else {
     const FloatVec magic = Set(12582912.0f + 127.0f);  // see Exp2BelowMax
-    v = hn::Max(Set(-88.029694f), v);                  // -127 ln(2), rounded down
+#if HWY_TARGET <= HWY_AVX3
+    v = hn::Max(Set(-200.0f), v);
+#else
+    v = hn::Max(Set(-88.029694f), v);  // -127 ln(2), rounded down
+#endif
     const FloatVec z = hn::MulAdd(v, Set(kLog2E), magic);
     const FloatVec n = hn::Sub(z, magic);
     FloatVec r = hn::NegMulAdd(n, Set(0.693145752f), v);  // 15 bits: n times it is exact
     r = hn::NegMulAdd(n, Set(1.42860677e-6f), r);
+#if HWY_TARGET <= HWY_AVX3
+    return ScaleBy2ToThe(Polynomial(r, kExp), n);
+#else
     const hn::RebindToUnsigned<FloatTag> du;
     const FloatVec scale = hn::BitCast(FloatTag(), hn::ShiftLeft<23>(hn::BitCast(du, z)));
     return hn::Mul(Polynomial(r, kExp), scale);
+#endif
   }
 }
 
@@ -90,16 +112,22 @@ KPT_SIMD_INLINE FloatVec Reciprocal(FloatVec d) {
 #endif
 }
 
-// 1 / (1 + 2^t), exactly 0 for t >= 126 (so that an infinite factor gives NaN, as in PyTorch).
+// 1 / (1 + 2^t), exactly 0 for t >= 129 (so that an infinite factor gives NaN, as in PyTorch).
 template <bool kFast>
 KPT_SIMD_INLINE FloatVec Logistic2(FloatVec t) {
+#if HWY_TARGET <= HWY_AVX3
+  // Infinity, where 2^t overflows, has the approximate reciprocal 0.
+  if constexpr (kFast) {
+    return hn::ApproximateReciprocal(hn::Add(Set(1.0f), Exp2BelowMax<true>(t)));
+  }
+#endif
   const FloatVec most = Set(126.0f);
   const FloatVec e = Exp2BelowMax<kFast>(hn::Min(most, t));
   const FloatVec r = Reciprocal<kFast>(hn::Add(Set(1.0f), e));
   return hn::IfThenZeroElse(hn::Ge(t, most), r);
 }
 
-// 1 / (1 + e^v), exactly 0 for v >= 87.
+// 1 / (1 + e^v), exactly 0 for v >= 90.
 template <bool kFast>
 KPT_SIMD_INLINE FloatVec Logistic(FloatVec v) {
   if constexpr (kFast) {

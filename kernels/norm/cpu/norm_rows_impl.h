@@ -1,7 +1,8 @@
 // NormRows, for the instruction set that the including file is compiled for.
 //
 // A row is read from memory once: narrow rows are widened to float into a buffer that stays in the
-// first-level cache while the statistics are taken, and normalized from there.
+// first-level cache while the statistics are taken, and normalized from there. Their variance
+// usually comes from the same pass as their mean; float rows take a pass for each.
 #ifndef KPT_KERNELS_NORM_CPU_NORM_ROWS_IMPL_H_
 #define KPT_KERNELS_NORM_CPU_NORM_ROWS_IMPL_H_
 
@@ -88,6 +89,41 @@ float FirstPass(const Source<T, kAdd>& row, int64_t n, float* keep) {
   return sum.Total();
 }
 
+// The first pass of a narrow row with a mean: its elements less `shift` go to `keep`, their sum and
+// sum of squares come back.
+template <class T, bool kAdd>
+void ShiftedPass(const Source<T, kAdd>& row, int64_t n, float shift, float* keep, float* first,
+                 float* second) {
+  const FloatTag df;
+  const FloatVec s = hn::Set(df, shift);
+  Sum4 sum1, sum2;
+  const auto take = [&](FloatVec v, int64_t i, FloatVec* s1, FloatVec* s2) HWY_ATTR {
+    v = hn::Sub(v, s);
+    hn::StoreU(v, df, keep + i);
+    *s1 = hn::Add(*s1, v);
+    *s2 = hn::MulAdd(v, v, *s2);
+  };
+  int64_t i = 0;
+  FloatVec a, b, c, d;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    row.Pair(i, &a, &b);
+    row.Pair(i + 2 * kLanes, &c, &d);
+    take(a, i, &sum1.a, &sum2.a);
+    take(b, i + kLanes, &sum1.b, &sum2.b);
+    take(c, i + 2 * kLanes, &sum1.c, &sum2.c);
+    take(d, i + 3 * kLanes, &sum1.d, &sum2.d);
+  }
+  for (; i < n; i += kLanes) {
+    const int64_t m = n - i < kLanes ? n - i : kLanes;
+    a = hn::IfThenElseZero(hn::FirstN(df, static_cast<size_t>(m)), hn::Sub(row.Tail(i, m), s));
+    StoreN(a, keep + i, m);
+    sum1.a = hn::Add(sum1.a, a);
+    sum2.a = hn::MulAdd(a, a, sum2.a);
+  }
+  *first = sum1.Total();
+  *second = sum2.Total();
+}
+
 // Sums of x - shift and of its square.
 template <class S>
 void Moments(const S* x, int64_t n, float shift, float* first, float* second) {
@@ -149,12 +185,12 @@ struct Params {
 };
 
 struct Statistics {
-  float shift;   // subtracted first: the mean as summed in float
+  float shift;   // subtracted first: the mean as summed in float; 0: nothing is
   float rstd;    // 1 / sqrt(variance + eps)
   float offset;  // what is left of the mean, times -rstd
 };
 
-template <bool kMean, bool kStream, class S, class T>
+template <bool kMean, bool kStream, bool kShift = kMean, class S, class T>
 void Normalize(const S* source, int64_t n, const Statistics& s, const float* weight,
                const float* bias, T* y) {
   const FloatTag df;
@@ -192,6 +228,27 @@ Statistics Finish(const S* source, int64_t n, float first, float eps) {
   return s;
 }
 
+// Layer norm of one narrow row that fits `keep`, with its statistics from a single pass around the
+// row's first element. False, with nothing written but the sum, when that lies too far from the
+// mean for the variance to be exact (more than 4 standard deviations), or something is not finite.
+template <bool kStream, class T, bool kAdd>
+bool NormalizeAroundFirst(const Source<T, kAdd>& row, int64_t n, float eps, const Params& params,
+                          float* keep, T* y) {
+  FloatVec v = LoadN(row.x, 1);
+  if constexpr (kAdd) v = hn::Add(v, LoadN(row.residual, 1));
+  float first, second;
+  ShiftedPass(row, n, hn::GetLane(v), keep, &first, &second);
+  const float count = static_cast<float>(n);
+  const float mean = first / count;
+  const float variance = second / count - mean * mean;
+  if (!(mean * mean <= 16.0f * variance)) return false;
+  Statistics s{};
+  s.rstd = 1.0f / std::sqrt(variance + eps);
+  s.offset = -mean * s.rstd;
+  Normalize<true, kStream, false>(keep, n, s, params.weight, params.bias, y);
+  return true;
+}
+
 template <class T, bool kMean, bool kAdd, bool kStream>
 void Rows(const NormJob& job, int64_t begin, int64_t end) {
   constexpr bool kFloat = std::is_same_v<T, float>;
@@ -212,7 +269,13 @@ void Rows(const NormJob& job, int64_t begin, int64_t end) {
       stored = source.sum;
     }
     if (!kFloat && fits) {
-      const float first = FirstPass<kMean, !kFloat>(source, n, keep);
+      float first;
+      if constexpr (kMean && !kFloat) {
+        if (NormalizeAroundFirst<kStream>(source, n, job.eps, params, keep, y)) continue;
+        first = FirstPass<kMean, true>(Source<T, false>{stored, nullptr, nullptr}, n, keep);
+      } else {
+        first = FirstPass<kMean, !kFloat>(source, n, keep);
+      }
       const Statistics s = Finish<kMean>(keep, n, first, job.eps);
       Normalize<kMean, kStream>(keep, n, s, params.weight, params.bias, y);
       continue;
