@@ -188,6 +188,68 @@ LINEAR_ACT = OpSpec(
             match="linear_act: argument 'x' must have dtype",
         ),
         ErrorCase(
+            name="weight transposed",
+            call=lambda op: op(torch.ones(2, 3), torch.ones(3, 4).t()),
+            error=ValueError,
+            match="linear_act: argument 'weight' must have a dense last dimension",
+        ),
+        ErrorCase(
+            name="x transposed",
+            call=lambda op: op(torch.ones(3, 2).t(), torch.ones(4, 3)),
+            error=ValueError,
+            match="linear_act: argument 'x' must have a dense last dimension",
+        ),
+        ErrorCase(
+            name="bias of two dimensions",
+            call=lambda op: op(torch.ones(2, 3), torch.ones(4, 3), torch.ones(1, 4)),
+            error=ValueError,
+            match="linear_act: argument 'bias' must have",
+        ),
+        ErrorCase(
+            name="bias for a weight without rows",
+            call=lambda op: op(torch.ones(2, 3), torch.ones(0, 3), torch.ones(1)),
+            error=ValueError,
+            match="linear_act: argument 'bias' must have",
+        ),
+        ErrorCase(
+            name="x already quantized",
+            call=lambda op: op(
+                torch.ones(2, 3).to(torch.float8_e4m3fn), torch.ones(4, 3).to(torch.float8_e4m3fn)
+            ),
+            error=TypeError,
+            match="linear_act: argument 'x' must have dtype",
+        ),
+        ErrorCase(
+            name="complex x",
+            call=lambda op: op(torch.ones(2, 3) * 1j, torch.ones(4, 3) * 1j),
+            error=TypeError,
+            match="linear_act: argument 'x' must have dtype",
+        ),
+        ErrorCase(
+            name="activation in capitals",
+            call=lambda op: op(torch.ones(2, 3), torch.ones(4, 3), None, "GELU"),
+            error=ValueError,
+            match="linear_act: argument 'activation' must be one of .*got 'GELU'",
+        ),
+        ErrorCase(
+            name="empty activation",
+            call=lambda op: op(torch.ones(2, 3), torch.ones(4, 3), None, ""),
+            error=ValueError,
+            match="linear_act: argument 'activation' must be one of .*got ''",
+        ),
+        ErrorCase(
+            name="weight in float64",
+            call=lambda op: op(torch.ones(2, 3), torch.ones(4, 3).double()),
+            error=TypeError,
+            match="linear_act: argument 'weight' must have dtype float32, got float64",
+        ),
+        ErrorCase(
+            name="sparse weight",
+            call=lambda op: op(torch.ones(2, 3), torch.ones(4, 3).to_sparse()),
+            error=TypeError,
+            match="linear_act: argument 'weight' must be a (strided|dense CPU) tensor",
+        ),
+        ErrorCase(
             name="weight on another device",
             call=lambda op: op(torch.ones(2, 3), torch.ones(4, 3, device="meta")),
             error=ValueError,
