@@ -5,6 +5,7 @@ import csv
 import email
 import glob
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -187,9 +188,11 @@ def _venv(python, folder, wheel):
     """A virtual environment with the wheel installed by pip, its dependencies left out."""
     subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
     inside = folder / "bin/python"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    # This interpreter's pip, run by the other one; pip's own option for that is from 22.3.
+    pip = pathlib.Path(importlib.util.find_spec("pip").origin).parents[1]
     subprocess.run(
-        [*pip, "--python", inside, "install", "--quiet", "--no-deps", "--no-index", wheel],
+        [inside, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel],
+        env={"PYTHONPATH": str(pip), "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
         check=True,
     )
     return inside
