@@ -16,8 +16,10 @@ from torch import nn
 
 from kernel_pytorch.core.errors import KernelPyTorchError
 
-__all__ = ["ModelFileError", "load_model"]
+__all__ = ["EXPORTED", "ModelFileError", "exported_file", "load_model"]
 
+EXPORTED = "model.pt2"
+"""A folder with a file of this name holds an exported model."""
 _CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
 
@@ -34,8 +36,9 @@ def load_model(path: str | Path) -> nn.Module:
     - a ``.safetensors`` file with ``config.json`` beside it;
     - a ``.pt2`` file written by ``torch.export.save``.
 
-    A folder written by :func:`kernel_pytorch.optimize.saving.save_optimized` is the first of these
-    and loads as the original; ``load_optimized`` there applies its replacements again.
+    A folder written by :func:`kernel_pytorch.optimize.saving.save_optimized` is the first of these,
+    or holds ``model.pt2``, and loads as the original; ``load_optimized`` there applies its
+    replacements again.
 
     Raises:
         ModelFileError: naming the file, what is wrong with it, and what was expected.
@@ -43,8 +46,8 @@ def load_model(path: str | Path) -> nn.Module:
     path = Path(path)
     if not path.exists():
         raise ModelFileError(f"{path}: no such file or folder")
-    if path.suffix == ".pt2":
-        return _exported(path)
+    if exported := exported_file(path):
+        return _exported(exported)
     if path.suffix == ".safetensors":
         # transformers looks for a fixed name; another name is given as the state dict.
         return _hugging_face(path.parent, [path])
@@ -54,6 +57,13 @@ def load_model(path: str | Path) -> nn.Module:
         f"{path}: not a model: expected a Hugging Face folder (config.json and model.safetensors), "
         "a .safetensors file with config.json beside it, or a .pt2 file"
     )
+
+
+def exported_file(path: Path) -> Path | None:
+    """The exported program that ``path`` is, or that is in this folder; None without one."""
+    if path.suffix == ".pt2":
+        return path
+    return path / EXPORTED if (path / EXPORTED).is_file() else None
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
 """Optimized models on disk: an ordinary Hugging Face folder, with what was decided beside it.
 
-``model.safetensors`` and ``config.json`` are the original model, which any tool reads; ``kpt.json``
-lists the replacements that were kept, with the measurements, and :func:`load_optimized` makes them
-again (packing is quick, exact, and bound to no version of the packed layout). The folder appears
-complete or not at all.
+``model.safetensors`` and ``config.json`` (of an exported model, ``model.pt2``) are the original
+model, which any tool reads; ``kpt.json`` lists the replacements that were kept, with the
+measurements, and :func:`load_optimized` makes them again (packing is quick, exact, and bound to no
+version of the packed layout). The folder appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kernel_pytorch.optimize.attention import AttentionSwitch
 from kernel_pytorch.optimize.candidates import survey
 from kernel_pytorch.optimize.fuse import Convention, FusedReplacement
 from kernel_pytorch.optimize.installed import ATTRIBUTE, Installed
-from kernel_pytorch.optimize.loading import ModelFileError, load_model
+from kernel_pytorch.optimize.loading import EXPORTED, ModelFileError, exported_file, load_model
 from kernel_pytorch.optimize.policy import policy
 from kernel_pytorch.optimize.replacement import Replacement
 from kernel_pytorch.optimize.results import Report
@@ -96,7 +96,8 @@ def save_optimized(
     Args:
         model: a model that :func:`kernel_pytorch.optimize` returned.
         folder: must not exist, or be empty.
-        source: the folder the model was loaded from; its tokenizer files are copied too.
+        source: what the model was loaded from: of a folder, the tokenizer files are copied too; a
+            ``.pt2`` file is copied itself, for it alone holds the model's code.
 
     Raises:
         ValueError: the model was not optimized.
@@ -110,8 +111,9 @@ def save_optimized(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: exists already; give a new or empty folder")
     weights = _contiguous(model.state_dict())
+    exported = None if source is None else exported_file(Path(source))
     with _written_whole(folder) as partial:
-        _check_space(partial, weights)
+        _check_space(partial, weights, exported.stat().st_size if exported else 0)
         _write_safetensors(partial / "model.safetensors", weights)
         description = _description(installed)
         (partial / "kpt.json").write_text(json.dumps(description, indent=2) + "\n")
@@ -122,7 +124,9 @@ def save_optimized(
             # The class of the model, so that the same one is made when it is loaded.
             config.architectures = config.architectures or [type(model).__name__]
             config.to_json_file(partial / "config.json")
-        if source is not None:
+        if exported is not None:
+            shutil.copyfile(exported, partial / EXPORTED)
+        elif source is not None:
             _copy_companions(Path(source), partial)
     return folder
 
@@ -175,8 +179,8 @@ def _write_safetensors(file: Path, tensors: dict[str, torch.Tensor]) -> None:
     )
 
 
-def _check_space(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    needed = sum(t.nbytes for t in tensors.values()) + (1 << 20)
+def _check_space(folder: Path, tensors: dict[str, torch.Tensor], further: int) -> None:
+    needed = sum(t.nbytes for t in tensors.values()) + further + (1 << 20)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise SaveError(
@@ -200,9 +204,13 @@ def _written_whole(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         yield partial
+        # Some writers make files for the owner alone; these get what new files usually get.
+        umask = os.umask(0)
+        os.umask(umask)
         for file in partial.iterdir():
+            file.chmod(0o666 & ~umask)
             _flush(file)
-        partial.chmod(0o755)
+        partial.chmod(0o777 & ~umask)
         if folder.exists():
             folder.rmdir()
         os.replace(partial, folder)

@@ -75,34 +75,10 @@ def _error(row: Row) -> str:
 
 
 def render(report: Report) -> Group:
-    """The report as rich renderables."""
-    title = "plan" if report.planned_only else "optimize"
-    table = Table(title=f"{title} {report.model_class}, precision {report.precision}", expand=False)
-    table.add_column("what", overflow="fold")
-    table.add_column("with", overflow="fold")
-    table.add_column("modules", overflow="fold", no_wrap=True)
-    table.add_column("ms before", justify="right")
-    table.add_column("after", justify="right")
-    table.add_column("gain (95%)", justify="right", no_wrap=True)
-    table.add_column(f"error (max {report.max_error:.0e})", justify="right")
-    table.add_column("ran", overflow="fold")
-    table.add_column("kept" if not report.planned_only else "expected", overflow="fold")
-    for row in report.rows:
-        t = row.timing
-        table.add_row(
-            row.kind,
-            ", ".join(row.ops),
-            count_of(row),
-            "" if t is None else milliseconds(t.before),
-            "" if t is None else milliseconds(t.after),
-            speedup(row),
-            _error(row),
-            _short(row.ran),
-            Text(verdict(report, row), style="green" if row.kept else "yellow"),
-        )
-    parts: list[Any] = [table]
+    """The report as rich renderables, for 80 columns and more."""
+    parts: list[Any] = [_rows(report), Text(), *_details(report)]
     if report.left:
-        left = Table(title="left as it is", expand=False)
+        left = _table("left as it is")
         left.add_column("modules", overflow="fold")
         left.add_column("why", overflow="fold")
         for item in report.left:
@@ -112,16 +88,60 @@ def render(report: Report) -> Group:
         parts.append(left)
     if report.model is not None:
         parts.append(_whole(report))
+    parts.append(Text())
     parts += [Text(f"note: {note}") for note in [*report.notes, *_references(report)]]
     return Group(*parts)
+
+
+def _table(title: str) -> Table:
+    return Table(title=Text(f"\n{title}", "bold"), title_justify="left", box=None, pad_edge=False)
+
+
+def _rows(report: Report) -> Table:
+    title = "plan" if report.planned_only else "optimize"
+    table = _table(
+        f"{title} {report.model_class}, precision {report.precision}, "
+        f"errors up to {report.max_error:.0e}"
+    )
+    table.add_column("what", overflow="fold")
+    table.add_column("modules", overflow="fold")
+    table.add_column("ms", justify="right", no_wrap=True)
+    table.add_column("after", justify="right", no_wrap=True)
+    table.add_column("gain (95%)", justify="right", no_wrap=True)
+    table.add_column("error", justify="right", no_wrap=True)
+    table.add_column("wins" if report.planned_only else "kept")
+    for row in report.rows:
+        t = row.timing
+        table.add_row(
+            row.kind,
+            count_of(row),
+            "" if t is None else milliseconds(t.before),
+            "" if t is None else milliseconds(t.after),
+            speedup(row),
+            _error(row),
+            Text("yes", "green") if row.kept else Text("no", "yellow"),
+        )
+    return table
+
+
+def _details(report: Report) -> list[Text]:
+    """A line or two for each row: with which operators, what ran, why it was not kept."""
+    lines = []
+    for row in report.rows:
+        with_what = f" with {', '.join(row.ops)}" if row.ops else ""
+        ran = f", {_short(row.ran)}" if row.ran else ""
+        line = Text(f"{row.kind}, {count_of(row)}", "bold") + Text(f"{with_what}{ran}: ", "dim")
+        line.append(verdict(report, row), "green" if row.kept else "yellow")
+        lines.append(line)
+    return lines
 
 
 def _whole(report: Report) -> Table:
     whole = report.model
     assert whole is not None
-    table = Table(title="whole model", expand=False)
+    table = _table("whole model")
     for name in ("", "before", "after", ""):
-        table.add_column(name, justify="left" if not name else "right")
+        table.add_column(name, justify="left" if not name else "right", no_wrap=bool(name))
     t = whole.timing
     before, after = whole.throughput
     d = whole.difference
