@@ -15,7 +15,19 @@ from kernel_pytorch.cli.exits import MEANINGS
 __all__ = ["app"]
 
 
+_HELP = ("-h", "--help")
+
+
 class _Group(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # A command's help needs no value of any option; to convert them, typer loads pydantic.
+        command = self.commands.get(args[0]) if args else None
+        if command is not None and not set(_HELP).isdisjoint(args[1:]):
+            print(command.get_help(typer.Context(command, parent=ctx, info_name=args[0])))
+            raise typer.Exit
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
+
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code.value), text) for code, text in MEANINGS.items()])
@@ -30,7 +42,7 @@ app = typer.Typer(
     # For documents made from this; --help lays the codes out by itself.
     epilog="**Exit codes**:\n\n"
     + "\n".join(f"* `{code.value}`: {text}" for code, text in MEANINGS.items()),
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": list(_HELP)},
 )
 for _name, _function in {
     "demo": demo.demo,

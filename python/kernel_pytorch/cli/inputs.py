@@ -104,7 +104,12 @@ def described(texts: Sequence[str], model: nn.Module) -> tuple[Any, ...] | dict[
     found = [Described.parse(text) for text in texts]
     vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)
     generator = torch.Generator().manual_seed(0)
-    tensors = [d.make(vocabulary, generator) for d in found]
+    tensors = []
+    for text, one in zip(texts, found):
+        try:
+            tensors.append(one.make(vocabulary, generator))
+        except RuntimeError as error:  # too large, or a dtype that holds no such values
+            raise CliError(f"--input {text}: {_first_line(error)}", Exit.USAGE) from error
     names = [d.name for d in found]
     if not any(names):
         return tuple(tensors)

@@ -147,7 +147,6 @@ def optimize(
         raise CliError(f"--output {to}: exists; name a new or empty folder", Exit.CANNOT_WRITE)
     with _terminable():
         loaded, example = _load(output, model, text, tokens, input, inputs)
-        _only_hugging_face(loaded, model)
         import kernel_pytorch
         from kernel_pytorch.optimize.saving import save_optimized
 
@@ -165,7 +164,9 @@ def optimize(
         report = kernel_pytorch.report(loaded)
         output.out.print(report)
         try:
-            save_optimized(loaded, to, source=model if model.is_dir() else model.parent)
+            save_optimized(
+                loaded, to, source=model.parent if model.suffix == ".safetensors" else model
+            )
         except FileExistsError as error:  # someone else was quicker
             raise CliError(str(error), Exit.CANNOT_WRITE) from error
     output.say(f"wrote {to}")
@@ -201,7 +202,7 @@ def _load(
     with Progress(output, f"loading {path}") as progress:
         from kernel_pytorch.cli import inputs
         from kernel_pytorch.optimize.capture import Inputs
-        from kernel_pytorch.optimize.loading import load_model
+        from kernel_pytorch.optimize.loading import exported_file, load_model
 
         model = load_model(path)
         if texts:
@@ -213,7 +214,8 @@ def _load(
         elif file is not None:
             example = inputs.from_file(file)
         else:
-            example = inputs.of_export(path) if path.suffix == ".pt2" else None
+            exported = exported_file(path)
+            example = None if exported is None else inputs.of_export(exported)
         if example is None:
             raise CliError(
                 f"{path}: give example inputs as in real use, for example\n"
@@ -233,16 +235,6 @@ def _load(
                 Exit.USAGE,
             ) from error
     return model, example
-
-
-def _only_hugging_face(model: nn.Module, path: Path) -> None:
-    if not hasattr(model, "config"):
-        raise CliError(
-            f"{path}: kpt optimize writes Hugging Face folders, which need the model's class and "
-            "config.json; a .pt2 file has neither. Use kernel_pytorch.optimize in Python, or "
-            "kpt plan to see what it would do.",
-            Exit.USAGE,
-        )
 
 
 @contextlib.contextmanager
