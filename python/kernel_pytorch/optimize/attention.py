@@ -213,25 +213,27 @@ class AttentionSwitch:
 
     def __init__(self, model: nn.Module, policy: Policy) -> None:
         self.config: Any = model.config
-        self.users = [m for m in model.modules() if m.__dict__.get("config") is self.config]
+        self.holders = [m for m in model.modules() if m.__dict__.get("config") is self.config]
         self.own: Any = copy.deepcopy(self.config)
         self.own._attn_implementation = registered(policy.compute_dtype)
 
     def install(self) -> None:
         """Give the instance's modules the switched config."""
-        for module in self.users:
+        for module in self.holders:
             module.__dict__["config"] = self.own
 
     def remove(self) -> None:
         """Give them the original config object back."""
-        for module in self.users:
+        for module in self.holders:
             if module.__dict__.get("config") is self.own:
                 module.__dict__["config"] = self.config
 
     @staticmethod
-    def applies(model: nn.Module) -> bool:
-        """Whether the model's attention can be switched."""
-        return not AttentionSwitch.reason(model)
+    def users(model: nn.Module) -> list[nn.Module]:
+        """The modules that look their attention up by the model's config."""
+        if AttentionSwitch.reason(model):
+            return []
+        return [m for m in model.modules() if type(m).__name__.endswith("Attention")]
 
     @staticmethod
     def reason(model: nn.Module) -> str:

@@ -81,7 +81,7 @@ class Judge:
         """Install everything, check the whole model's output, time it, keep it if it wins."""
         self.progress.say("measuring the whole model")
         done = self.installed
-        if not done.replacements and AttentionSwitch.reason(self.model):
+        if not done.replacements and not self.attention_left():
             self.report.notes.append("no replacement won; the model is unchanged")
             return
         difference = self._whole_difference(captured)
@@ -157,12 +157,23 @@ class Judge:
         finally:
             switch(False)
 
+    def attention_left(self) -> bool:
+        """Whether transformers' registration would switch more than what encoder blocks do."""
+        replaced = [m for n, m in self.model.named_modules() if self._is_block(n)]
+        inside = {id(child) for block in replaced for child in block.modules()}
+        return any(id(m) not in inside for m in AttentionSwitch.users(self.model))
+
+    def _is_block(self, name: str) -> bool:
+        return name in self.row_of and self.row_of[name].kind == EncoderBlock.kind
+
     def _switch_attention(self, captured: Captured, difference: Difference) -> Difference:
         """Try the registered attention on the whole model, with and without."""
         reason = AttentionSwitch.reason(self.model)
         if reason:
             if reason != "not a Hugging Face model":
                 self.left[f"attention: {reason}"].append("(the model)")
+            return difference
+        if not self.attention_left():
             return difference
         self.progress.say("attention through transformers' registration")
         done = self.installed

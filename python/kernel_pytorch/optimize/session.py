@@ -14,7 +14,6 @@ from kernel_pytorch._version import __version__
 from kernel_pytorch.backends import cpu
 from kernel_pytorch.core.dispatch_log import explain, strict
 from kernel_pytorch.core.errors import NativeUnavailableError, StrictModeError
-from kernel_pytorch.optimize.attention import AttentionSwitch
 from kernel_pytorch.optimize.candidates import Candidate, Group, groups_of, survey
 from kernel_pytorch.optimize.capture import Captured, Inputs, capture, hooked
 from kernel_pytorch.optimize.installed import Installed
@@ -93,7 +92,7 @@ class Session:
                 self._check_members()
                 self.judge.stream(captured)
                 self.judge.judge(captured)
-            elif AttentionSwitch.applies(self.model):
+            elif self.judge.attention_left():
                 self.report.notes.append(
                     "optimize also tries the attention registered with transformers, "
                     "on the whole model"

@@ -82,9 +82,7 @@ def render(report: Report) -> Group:
         left.add_column("modules", overflow="fold")
         left.add_column("why", overflow="fold")
         for item in report.left:
-            shown = ", ".join(item.modules[:4])
-            more = f" and {len(item.modules) - 4} more" if len(item.modules) > 4 else ""
-            left.add_row(shown + more, item.reason)
+            left.add_row(_names(item.modules, 4), item.reason)
         parts.append(left)
     if report.model is not None:
         parts.append(_whole(report))
@@ -124,13 +122,19 @@ def _rows(report: Report) -> Table:
     return table
 
 
+def _names(modules: list[str], shown: int) -> str:
+    more = f" and {len(modules) - shown} more" if len(modules) > shown else ""
+    return ", ".join(modules[:shown]) + more
+
+
 def _details(report: Report) -> list[Text]:
-    """A line or two for each row: with which operators, what ran, why it was not kept."""
+    """A line or two for each row: which modules, with which operators, what ran, why not kept."""
     lines = []
     for row in report.rows:
         with_what = f" with {', '.join(row.ops)}" if row.ops else ""
         ran = f", {_short(row.ran)}" if row.ran else ""
-        line = Text(f"{row.kind}, {count_of(row)}", "bold") + Text(f"{with_what}{ran}: ", "dim")
+        line = Text(row.kind, "bold")
+        line.append(f" of {_names(row.modules, 2)}{with_what}{ran}: ", "dim")
         line.append(verdict(report, row), "green" if row.kept else "yellow")
         lines.append(line)
     return lines

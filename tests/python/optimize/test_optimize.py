@@ -69,7 +69,11 @@ def test_plan_touches_nothing(name, all_win):
     timed = [row for row in plan.rows if row.timing is not None]
     assert timed and all(row.difference.error <= plan.max_error for row in timed)
     assert json.loads(plan.to_json())["replacements"]
-    assert "expected" in str(plan)
+    text = str(plan)
+    for row in plan.rows:
+        assert row.kind in text and row.modules[0] in text and all(op in text for op in row.ops)
+    for item in plan.left:
+        assert item.modules[0] in text
 
 
 def test_what_loses_is_left(none_win):
