@@ -12,6 +12,8 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
+
 from kernel_pytorch.bench import tables
 from kernel_pytorch.bench.record import Record
 from kernel_pytorch.ops import SPECS
@@ -137,6 +139,12 @@ def _gradient(spec: OpSpec) -> str:
     return "the reference is differentiated (exact, recorded as a fallback)"
 
 
+def _floors(spec: OpSpec) -> str:
+    returns = torch._C.parse_schema(f"kpt::{spec.name}{spec.schema}").returns
+    others = [f"; `{returns[i].name}` {f:g}" for i, f in spec.tolerance.other_floors.items()]
+    return f"{spec.tolerance.floor_ulp:g}" + "".join(others)
+
+
 def _op_page(spec: OpSpec) -> str:
     facts = [
         ("gradient", _gradient(spec)),
@@ -178,7 +186,7 @@ def _numerics(specs: Sequence[OpSpec]) -> str:
         (
             f"[`{s.name}`](ops/{s.name}.md)",
             f"{s.tolerance.vs_eager:g}",
-            f"{s.tolerance.floor_ulp:g}",
+            _floors(s),
             "yes" if s.row_dims is not None else "",
         )
         for s in specs

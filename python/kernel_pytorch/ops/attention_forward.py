@@ -83,16 +83,31 @@ def _check(
         raise _wrong("prefix_len", "not be negative", prefix_len)
 
 
-def _infer(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **_: Any) -> tuple[Out, Out]:
-    batch, heads, seqlen_q, dim = q.shape
+# Every argument is spelled out: called for each call, and a dict of the rest would cost half.
+def _infer(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float | None,
+    is_causal: bool,
+    window_left: int,
+    window_right: int,
+    softcap: float,
+    alibi_slopes: torch.Tensor | None,
+    sinks: torch.Tensor | None,
+    q_doc: torch.Tensor | None,
+    k_doc: torch.Tensor | None,
+    prefix_len: int,
+) -> tuple[Out, Out]:
+    dtype = q.dtype
+    batch, heads, rows, dim = shape = q.shape
     dim_v = v.shape[3]
+    lse = Out((batch, heads, rows), torch.float64 if dtype is torch.float64 else torch.float32)
+    if dim != dim_v:
+        return Out((batch, heads, rows, dim_v), dtype), lse
     # Heads that are a view of [B, S, H, D] give such an output: it merges without a copy.
-    like = None if dim != dim_v or q.is_contiguous() or q.is_sparse else q
-    lse = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return (
-        Out((batch, heads, seqlen_q, dim_v), q.dtype, like),
-        Out((batch, heads, seqlen_q), lse),
-    )
+    return Out(shape, dtype, None if q.is_contiguous() or q.is_sparse else q), lse
 
 
 def _cost(
@@ -222,8 +237,9 @@ order of `q` when `Dv = D` (so that `[B, S, H, D]` views merge without a copy), 
 
 Scores and sums are float32. The bfloat16 kernels multiply bfloat16 pairs and round `p` to bfloat16
 before the second product, as PyTorch does. NaN and infinity in q, and in k and v at visible keys,
-propagate as in the formula. At a hidden key, k is not looked at, but a NaN or infinity in v may
-reach the result (0 * NaN), as in PyTorch. D or Dv of 0 or above 256 run the reference.
+propagate as in the formula; a score of +inf makes `out` and `lse` of its query NaN. At a hidden key,
+k is not looked at, but a NaN or infinity in v may reach the result (0 * NaN), as in PyTorch. D or
+Dv of 0 or above 256 run the reference.
 
 Within a native variant a query's result depends on its own head only: not on the number of threads
 nor on the rest of the batch.
