@@ -98,25 +98,26 @@ def _read_result(label: str, result: dict) -> Report:
 def read_events(events: pathlib.Path, status: int) -> Report:
     """An invocation, from its build events and exit status."""
     total = Report()
+    aborted: set[str] = set()  # of a test come two events: of the target and of the test
     lines = events.read_text(encoding="utf-8").splitlines() if events.exists() else []
     for line in lines:
         event = json.loads(line)
         kind = event["id"]
-        if "testResult" in kind:
+        if "aborted" in event and ("testResult" in kind or "targetCompleted" in kind):
+            label = next(iter(kind.values()))["label"]
+            if event["aborted"].get("reason") != "SKIPPED" and label not in aborted:
+                aborted.add(label)
+                total.failures.append(f"{label}: {event['aborted']}")
+                total.count["failed"] += 1
+        elif "testResult" in kind:
             report = _read_result(kind["testResult"]["label"], event["testResult"])
             total.count += report.count
             total.failures += report.failures
             total.skips += report.skips
-        elif "targetCompleted" in kind:
-            label = kind["targetCompleted"]["label"]
+        elif "targetCompleted" in kind and not event.get("completed", {}).get("success"):
             # A test that ran and failed was built: its own event counts it.
-            if "aborted" in event:
-                if event["aborted"].get("reason") != "SKIPPED":
-                    total.failures.append(f"{label}: {event['aborted']}")
-                    total.count["failed"] += 1
-            elif not event.get("completed", {}).get("success"):
-                total.failures.append(f"{label}: failed to build")
-                total.count["failed"] += 1
+            total.failures.append(f"{kind['targetCompleted']['label']}: failed to build")
+            total.count["failed"] += 1
     if status and not total.count["failed"]:
         total.failures.append(f"bazel ended with status {status}")
         total.count["failed"] += 1

@@ -85,7 +85,8 @@ def test_what_does_not_build_fails(count, tmp_path):
     fine = {"id": {"targetCompleted": {"label": "//b"}}, "completed": {"success": True}}
     aborted = {"id": {"targetCompleted": {"label": "//c"}}, "aborted": {"reason": "LOADING"}}
     skipped = {"id": {"targetCompleted": {"label": "//d"}}, "aborted": {"reason": "SKIPPED"}}
-    report = count.read_events(_events(tmp_path, broken, fine, aborted, skipped), 1)
+    stopped = {"id": {"testResult": {"label": "//c"}}, "aborted": {"reason": "USER_INTERRUPTED"}}
+    report = count.read_events(_events(tmp_path, broken, fine, aborted, stopped, skipped), 1)
     assert _values(report.count) == [0, 2, 0]
     assert report.failures[0] == "//a: failed to build"
     assert report.failures[1].startswith("//c: ")
