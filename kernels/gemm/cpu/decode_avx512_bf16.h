@@ -24,8 +24,7 @@ class Decoder {
     alignas(64) uint8_t low[128];
     alignas(64) uint8_t high[128];
     for (uint32_t i = 0; i < 128; ++i) {
-      const float value =
-          format == PackFormat::kInt8 ? static_cast<float>(i) : E4M3FN::Decode(i);
+      const float value = format == PackFormat::kInt8 ? static_cast<float>(i) : E4M3FN::Decode(i);
       const uint16_t bf16 = EncodeBf16(value);
       low[i] = static_cast<uint8_t>(bf16 & 255);
       high[i] = static_cast<uint8_t>(bf16 >> 8);

@@ -18,9 +18,8 @@ inline uint32_t MaxU16(__m512i v) {
   __m256i h = _mm256_max_epu16(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
   __m128i q = _mm_max_epu16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
   const __m128i ones = _mm_set1_epi16(-1);
-  return (static_cast<uint32_t>(
-             _mm_cvtsi128_si32(_mm_minpos_epu16(_mm_xor_si128(q, ones)))) &
-             0xffffu) ^
+  return (static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_minpos_epu16(_mm_xor_si128(q, ones)))) &
+          0xffffu) ^
          0xffffu;
 }
 
@@ -134,8 +133,8 @@ void EmitPlain(const Epilogue& e, const char* sums, const Int8Ends& ends, int64_
   __mmask16 mask[kVecs];
   for (int j = 0; j < kVecs; ++j) {
     const int64_t left = cols - j * 16;
-    mask[j] = left >= 16 ? __mmask16{0xffff}
-                         : static_cast<__mmask16>(left > 0 ? (1u << left) - 1 : 0u);
+    mask[j] =
+        left >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>(left > 0 ? (1u << left) - 1 : 0u);
     scale[j] = e.scale != nullptr ? _mm512_maskz_loadu_ps(mask[j], e.scale + n0 + j * 16)
                                   : _mm512_set1_ps(1.0f);
     bias[j] = LoadBias(e, n0 + j * 16, mask[j]);
@@ -148,8 +147,7 @@ void EmitPlain(const Epilogue& e, const char* sums, const Int8Ends& ends, int64_
     const __m512i zero = kInt8 ? ZeroFactor(ends.z[r]) : _mm512_setzero_si512();
     for (int j = 0; j < kVecs; ++j) {
       if (kInt8) {
-        const __m512i dot =
-            _mm512_dpwssd_epi32(_mm512_loadu_si512(sums + j * 64), zero, minus[j]);
+        const __m512i dot = _mm512_dpwssd_epi32(_mm512_loadu_si512(sums + j * 64), zero, minus[j]);
         v[j] = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(ends.s[r]));
       } else {
         v[j] = _mm512_loadu_ps(sums + j * 64);
@@ -160,14 +158,13 @@ void EmitPlain(const Epilogue& e, const char* sums, const Int8Ends& ends, int64_
     }
     if constexpr (kOut == DType::kBFloat16) {
       for (int j = 0; j < kVecs; j += 2) {
-        const __m512i both =
-            reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(v[j + 1], v[j]));
+        const __m512i both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(v[j + 1], v[j]));
         if (whole) {
           _mm512_storeu_si512(y + j * 32, both);
         } else {
-          _mm512_mask_storeu_epi16(y + j * 32, static_cast<__mmask32>(mask[j]) |
-                                                   static_cast<__mmask32>(mask[j + 1]) << 16,
-                                   both);
+          _mm512_mask_storeu_epi16(
+              y + j * 32,
+              static_cast<__mmask32>(mask[j]) | static_cast<__mmask32>(mask[j + 1]) << 16, both);
         }
       }
     } else {
@@ -200,8 +197,7 @@ void EmitAct(const Epilogue& e, char* sums, const Int8Ends& ends, int64_t m0, in
       char* row = sums + r * kPanelRowBytes;
       const __m512i zero = ZeroFactor(ends.z[r]);
       for (int j = 0; j < kVecs; ++j) {
-        const __m512i dot =
-            _mm512_dpwssd_epi32(_mm512_loadu_si512(row + j * 64), zero, minus[j]);
+        const __m512i dot = _mm512_dpwssd_epi32(_mm512_loadu_si512(row + j * 64), zero, minus[j]);
         _mm512_storeu_ps(row + j * 64,
                          _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(ends.s[r])));
       }

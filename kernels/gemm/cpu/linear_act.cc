@@ -131,8 +131,8 @@ Status LinearAct(const LaunchContext& ctx, const LinearActArgs& args) {
   g.x = args.x.data;
   g.x_dtype = args.x.dtype;
   if (!AsMatrix(args.x, &g.m, &g.ldx)) {
-    char* copy = ScratchAs<char>(kCopySlot, static_cast<size_t>(g.m * g.k) *
-                                                static_cast<size_t>(ItemSize(g.x_dtype)) + 64);
+    char* copy = ScratchAs<char>(
+        kCopySlot, static_cast<size_t>(g.m * g.k) * static_cast<size_t>(ItemSize(g.x_dtype)) + 64);
     if (copy == nullptr) {
       return Status::ResourceExhausted(std::string(kOp) + ": no memory for scratch buffers");
     }

@@ -13,7 +13,7 @@ namespace {
 // Transposes 16 x 16 dwords: load(i) gives row i, store(j, v) takes column j.
 template <class Load, class Store>
 [[maybe_unused]] inline __attribute__((always_inline)) void Transpose16x16(const Load& load,
-                                                                          const Store& store) {
+                                                                           const Store& store) {
   __m512i r[16], t[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) r[i] = load(i);
@@ -65,9 +65,8 @@ template <class Load, class Store>
             _mm_prefetch(p + kAhead, _MM_HINT_T0);
             return _mm512_loadu_si512(p);
           },
-          [&](int j, __m512i v) __attribute__((always_inline)) {
-            _mm512_store_si512(dst + (d + j) * ld, v);
-          });
+          [&](int j, __m512i v)
+              __attribute__((always_inline)) { _mm512_store_si512(dst + (d + j) * ld, v); });
     }
   }
   for (; d < depth; d += 16) {
@@ -76,9 +75,8 @@ template <class Load, class Store>
           return i < valid ? LoadBytes(rows + i * stride + d * 4, bytes - d * 4)
                            : _mm512_setzero_si512();
         },
-        [&](int j, __m512i v) __attribute__((always_inline)) {
-          _mm512_store_si512(dst + (d + j) * ld, v);
-        });
+        [&](int j, __m512i v)
+            __attribute__((always_inline)) { _mm512_store_si512(dst + (d + j) * ld, v); });
   }
 }
 

@@ -1,7 +1,7 @@
 // The matrix kernels of this family, y = epilogue(x * weight^T), one set per instruction set.
 //
-// Every kernel computes in float (AMX and AVX512-BF16 multiply bf16 pairs and add them in float) and
-// hands 16 x 16 or wider blocks of sums to EmitRows, which scales, adds the bias, applies the
+// Every kernel computes in float (AMX and AVX512-BF16 multiply bf16 pairs and add them in float)
+// and hands 16 x 16 or wider blocks of sums to EmitRows, which scales, adds the bias, applies the
 // activation and stores. Weights are read as stored, or as panels (panel.h) packed beforehand.
 //
 // Order of summation, hence bits: a row of y depends on K and on the kernel only, never on the

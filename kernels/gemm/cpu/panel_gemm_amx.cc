@@ -1,9 +1,10 @@
 // bf16 matrix products on AMX tiles.
 //
-// A tile product needs one operand as rows (A: 16 rows x 32 k, in place from any dense rows) and the
-// other packed by k pairs (B: a 16 x 16 dword block of a panel group). Either of x and weight can
-// take either part, so the side with fewer rows is packed and the larger one is read where it lies:
-// with few rows of x the weight is never rearranged, it streams from memory straight into tiles
+// A tile product needs one operand as rows (A: 16 rows x 32 k, in place from any dense rows) and
+// the other packed by k pairs (B: a 16 x 16 dword block of a panel group). Either of x and weight
+// can take either part, so the side with fewer rows is packed and the larger one is read where it
+// lies: with few rows of x the weight is never rearranged, it streams from memory straight into
+// tiles
 // ("swapped": the tiles then hold y transposed). Panels packed beforehand are always the B side.
 //
 // Every sum is accumulated in the same order on each of these ways (k pairs ascending; leaving and
@@ -22,14 +23,14 @@
 namespace kpt::cpu::amx {
 namespace {
 
-constexpr int64_t kTile = 16;            // rows of a tile, and dwords in a tile row
-constexpr int64_t kStepBytes = 64;       // bytes of a row that one tile product takes: 32 k
+constexpr int64_t kTile = 16;       // rows of a tile, and dwords in a tile row
+constexpr int64_t kStepBytes = 64;  // bytes of a row that one tile product takes: 32 k
 constexpr int64_t kTileBytes = 1024;
-constexpr int64_t kTilesInBlock = 4;     // accumulators: a block is 2x2, 4x1 or 1x4 tiles
-constexpr int64_t kChunkSteps = 64;      // K chunk: 2048 k
-constexpr int64_t kColumnBytes = 1 << 20;    // packed columns that stay in the L2 cache
-constexpr int64_t kRowBytes = 512 << 10;     // rows that stay there beside them
-constexpr int64_t kPassRowTiles = 256;       // rows of one pass: bounds the scratch memory
+constexpr int64_t kTilesInBlock = 4;       // accumulators: a block is 2x2, 4x1 or 1x4 tiles
+constexpr int64_t kChunkSteps = 64;        // K chunk: 2048 k
+constexpr int64_t kColumnBytes = 1 << 20;  // packed columns that stay in the L2 cache
+constexpr int64_t kRowBytes = 512 << 10;   // rows that stay there beside them
+constexpr int64_t kPassRowTiles = 256;     // rows of one pass: bounds the scratch memory
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
@@ -100,17 +101,17 @@ inline void Multiply2x2(const RowTile* a, const Columns& b, const Chunk& k, floa
   const char* b1 = b.groups[1];
   const auto step = [&](const char* a0, int64_t lda0, const char* a1, int64_t lda1)
                         __attribute__((always_inline)) {
-    _tile_loadd(4, a0, lda0);
-    _tile_loadd(6, b0, b.ld);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, b1, b.ld);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, a1, lda1);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-    b0 += b_step;
-    b1 += b_step;
-  };
+                          _tile_loadd(4, a0, lda0);
+                          _tile_loadd(6, b0, b.ld);
+                          _tile_dpbf16ps(0, 4, 6);
+                          _tile_loadd(7, b1, b.ld);
+                          _tile_dpbf16ps(1, 4, 7);
+                          _tile_loadd(5, a1, lda1);
+                          _tile_dpbf16ps(2, 5, 6);
+                          _tile_dpbf16ps(3, 5, 7);
+                          b0 += b_step;
+                          b1 += b_step;
+                        };
   const char* a0 = a[0].data + k.begin * kStepBytes;
   const char* a1 = a[1].data + k.begin * kStepBytes;
   const int64_t lda0 = a[0].stride;
@@ -218,8 +219,8 @@ struct Plan {
   int64_t col_tiles_in_block;
   Depth depth;
   int64_t k_bytes;
-  const char* packed;    // column groups packed beforehand, or null: each thread packs its own
-  int64_t packed_ld;     // bytes
+  const char* packed;  // column groups packed beforehand, or null: each thread packs its own
+  int64_t packed_ld;   // bytes
   bool packed_is_panels;
   const Epilogue* epilogue;
 
@@ -295,8 +296,9 @@ void DescribeRows(const Plan& p, int64_t begin, int64_t end, const Workspace& w)
     if (p.depth.tail) {
       char* tail = w.tails + (t - begin) * kTileBytes;
       for (int64_t r = 0; r < kTile; ++r) {
-        const __m512i v = r < valid ? LoadBytes(tile.data + r * tile.stride + whole_bytes, tail_bytes)
-                                    : _mm512_setzero_si512();
+        const __m512i v = r < valid
+                              ? LoadBytes(tile.data + r * tile.stride + whole_bytes, tail_bytes)
+                              : _mm512_setzero_si512();
         _mm512_store_si512(tail + r * kStepBytes, v);
       }
     }
@@ -317,8 +319,8 @@ void DescribeRows(const Plan& p, int64_t begin, int64_t end, const Workspace& w)
   for (int64_t t = tiles; t < end; ++t) w.tiles[t - begin] = w.tiles[tiles - 1 - begin];
 }
 
-// Dword column j of a panel weight, for gated weights whose up half starts within a group: copies 16
-// columns that lie in two groups.
+// Dword column j of a panel weight, for gated weights whose up half starts within a group: copies
+// 16 columns that lie in two groups.
 void CopyPanelColumns(const char* panels, int64_t depth, int64_t column, int64_t valid,
                       int64_t first, int64_t count, char* dst) {
   const uint32_t* base = reinterpret_cast<const uint32_t*>(panels);
@@ -342,8 +344,7 @@ Columns GetColumns(const Plan& p, int64_t begin, int64_t end, const Chunk& k, co
   if (copies) ld = kStepBytes;
   for (int64_t t = begin; t < tiles; ++t) {
     char* mine = w.packed + (t - begin) * steps * kTileBytes;
-    const int64_t column =
-        p.cols.FirstRow(t) + (p.cols.paired && t % 2 != 0 ? p.cols.rows : 0);
+    const int64_t column = p.cols.FirstRow(t) + (p.cols.paired && t % 2 != 0 ? p.cols.rows : 0);
     if (copies) {
       CopyPanelColumns(p.packed, total * kTile, column, p.cols.Valid(t), k.begin * kTile,
                        steps * kTile, mine);
@@ -355,8 +356,8 @@ Columns GetColumns(const Plan& p, int64_t begin, int64_t end, const Chunk& k, co
       w.groups[t - begin] = p.packed + (t * total + k.begin) * kTileBytes;
     } else {
       PackGroup(p.cols.Data(t) + k.begin * kStepBytes, p.cols.stride, p.cols.Valid(t),
-                p.k_bytes - k.begin * kStepBytes, steps * kTile,
-                reinterpret_cast<uint32_t*>(mine), kTile);
+                p.k_bytes - k.begin * kStepBytes, steps * kTile, reinterpret_cast<uint32_t*>(mine),
+                kTile);
       w.groups[t - begin] = mine;
     }
   }
@@ -378,12 +379,9 @@ void Emit(const Plan& p, const float* sums, int64_t row_tile, int64_t col_tile, 
         const float* from = sums + i * kTile * ld + j * kTile;
         float* to = transposed + j * kTile * ldt + i * kTile;
         Transpose16x16(
-            [&](int r) __attribute__((always_inline)) {
-              return _mm512_load_si512(from + r * ld);
-            },
-            [&](int r, __m512i v) __attribute__((always_inline)) {
-              _mm512_store_si512(to + r * ldt, v);
-            });
+            [&](int r) __attribute__((always_inline)) { return _mm512_load_si512(from + r * ld); },
+            [&](int r, __m512i v)
+                __attribute__((always_inline)) { _mm512_store_si512(to + r * ldt, v); });
       }
     }
     c = transposed;
@@ -464,9 +462,9 @@ int RowCuts(const Plan& p, int threads) {
     const double cols = static_cast<double>(CeilDiv(p.col_blocks(), threads / cuts));
     const double steps = static_cast<double>(p.depth.steps());
     const double tile_read = static_cast<double>(kTileBytes) / 6 * steps;
-    const double read = rows * static_cast<double>(p.row_tiles_in_block) +
-                        cols * static_cast<double>(p.col_tiles_in_block) *
-                            (p.packed != nullptr ? 1.0 : 3.0);
+    const double read =
+        rows * static_cast<double>(p.row_tiles_in_block) +
+        cols * static_cast<double>(p.col_tiles_in_block) * (p.packed != nullptr ? 1.0 : 3.0);
     const double cost = rows * cols * 64 * steps + tile_read * read;
     if (cuts == 1 || cost < best_cost) {
       best = cuts;
@@ -506,9 +504,7 @@ bool Bf16Gemm(int num_threads, const PanelGemm& g) {
   p.k_bytes = g.k * 2;
   p.depth = {p.k_bytes / kStepBytes, p.k_bytes % kStepBytes != 0};
   p.epilogue = &g.epilogue;
-  p.shape = p.cols.tiles() == 1   ? Shape::k4x1
-            : p.rows.tiles() == 1 ? Shape::k1x4
-                                  : Shape::k2x2;
+  p.shape = p.cols.tiles() == 1 ? Shape::k4x1 : p.rows.tiles() == 1 ? Shape::k1x4 : Shape::k2x2;
   p.row_tiles_in_block = p.shape == Shape::k2x2 ? 2 : p.shape == Shape::k4x1 ? 4 : 1;
   p.col_tiles_in_block = kTilesInBlock / p.row_tiles_in_block;
   p.packed_ld = kStepBytes;

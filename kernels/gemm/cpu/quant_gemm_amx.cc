@@ -1,9 +1,9 @@
 // 8-bit weights on AMX tiles.
 //
-// Weight-only: codes are decoded to bf16 tiles. Up to 16 rows the tiles multiply one slice while the
-// next one is decoded, so that the kernel runs at the speed of memory; up to kSliceRows a slice is
-// used for all rows while it is in the first-level cache; beyond, whole panels are decoded, as many
-// as fit in half of the second-level cache. int8: the panel is read in place.
+// Weight-only: codes are decoded to bf16 tiles. Up to 16 rows the tiles multiply one slice while
+// the next one is decoded, so that the kernel runs at the speed of memory; up to kSliceRows a slice
+// is used for all rows while it is in the first-level cache; beyond, whole panels are decoded, as
+// many as fit in half of the second-level cache. int8: the panel is read in place.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -19,26 +19,26 @@
 namespace kpt::cpu::amx {
 namespace {
 
-constexpr int64_t kTileRows = 16;                  // rows of an A or C tile
-constexpr int64_t kStepDepth = 16;                 // dword rows of a B tile
+constexpr int64_t kTileRows = 16;   // rows of an A or C tile
+constexpr int64_t kStepDepth = 16;  // dword rows of a B tile
 constexpr int64_t kStepBytes = kStepDepth * kPanelRowBytes;
-constexpr int64_t kBlockRows = 2 * kTileRows;      // rows of a 2 x 2 block of C tiles
-constexpr int64_t kInt8Rows = 8 * kBlockRows;      // rows quantized at once
-constexpr int64_t kFewDepth = 16;     // dword rows decoded ahead for few rows: 8 KiB of bf16
-constexpr int64_t kSliceDepth = 32;   // and at once for more rows
+constexpr int64_t kBlockRows = 2 * kTileRows;  // rows of a 2 x 2 block of C tiles
+constexpr int64_t kInt8Rows = 8 * kBlockRows;  // rows quantized at once
+constexpr int64_t kFewDepth = 16;    // dword rows decoded ahead for few rows: 8 KiB of bf16
+constexpr int64_t kSliceDepth = 32;  // and at once for more rows
 constexpr int64_t kSliceRows = 128;
 constexpr int64_t kGroupBytes = 1 << 20;  // decoded panels
 constexpr int64_t kPrefetchBytes = 8192;
 
 constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-#define KPT_TILE_DOT(c, a, b)    \
-  do {                           \
-    if constexpr (kInt8) {       \
-      _tile_dpbusd(c, a, b);     \
-    } else {                     \
-      _tile_dpbf16ps(c, a, b);   \
-    }                            \
+#define KPT_TILE_DOT(c, a, b)  \
+  do {                         \
+    if constexpr (kInt8) {     \
+      _tile_dpbusd(c, a, b);   \
+    } else {                   \
+      _tile_dpbf16ps(c, a, b); \
+    }                          \
   } while (false)
 
 inline void ZeroSums() {
@@ -232,8 +232,8 @@ void SomeRows(const QuantGemm& g, const QuantShare& share, const WeightOnlyScrat
   char* copy = sums + w.sum_rows * kPanelRowBytes;
   const int64_t rows = share.row_end - share.row_begin;
   const int64_t all = RoundUp(rows, kBlockRows);
-  CopyPadded(static_cast<const char*>(g.x) + share.row_begin * g.ldx * 2, g.ldx * 2, g.k * 2,
-             rows, w.padded, all, copy, w.ld_copy);
+  CopyPadded(static_cast<const char*>(g.x) + share.row_begin * g.ldx * 2, g.ldx * 2, g.k * 2, rows,
+             w.padded, all, copy, w.ld_copy);
   for (int64_t p = share.panel_begin; p < share.panel_end; ++p) {
     const char* panel = g.panel(p);
     if (depth == 0) std::memset(sums, 0, static_cast<size_t>(all * kPanelRowBytes));
@@ -342,10 +342,8 @@ bool Int8Gemm(int num_threads, const QuantGemm& g) {
   const int64_t depth = g.depth();
   const int64_t ldu = depth * 4 + 64;  // no power of two: rows spread over the cache's sets
   const int64_t block =
-      g.m <= kTileRows ? kTileRows
-                       : (g.m < kInt8Rows ? RoundUp(g.m, kBlockRows) : kInt8Rows);
-  const int64_t bytes =
-      RoundUp(block * ldu + kBlockRows * kPanelRowBytes + block * 8, 4096);
+      g.m <= kTileRows ? kTileRows : (g.m < kInt8Rows ? RoundUp(g.m, kBlockRows) : kInt8Rows);
+  const int64_t bytes = RoundUp(block * ldu + kBlockRows * kPanelRowBytes + block * 8, 4096);
   char* scratch = ScratchAs<char>(1, static_cast<size_t>(bytes * num_threads));
   if (scratch == nullptr) return false;
   Parallel(num_threads, [&](int thread, int threads) {
@@ -377,7 +375,7 @@ bool Int8Gemm(int num_threads, const QuantGemm& g) {
             done.Emit();
             Store2x2(dots);
             done = {&g, dots, s + r, z + r, m0 + r, rows - r < kBlockRows ? rows - r : kBlockRows,
-                    p, half};
+                    p,  half};
           }
         }
       }
