@@ -139,7 +139,7 @@ TEST(Norm, FirstElementMayBeAnOutlier) {
   for (Isa isa : Levels()) {
     for (DType dtype : kFloats) {
       for (int64_t n : {2, 64, 1000, 4096}) {
-        for (float first : {3.0f, 5.0f, -100.0f, 20000.0f}) {
+        for (float first : {3.0f, 5.0f, -100.0f, 2000.0f}) {
           Check({true, false}, isa, dtype, n, 0.0f, dtype, first);
           Check({true, true}, isa, dtype, n, 0.0f, std::nullopt, first);
         }
