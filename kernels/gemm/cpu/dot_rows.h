@@ -1,6 +1,7 @@
 // Small M, weights as stored: vectors run along K, one accumulator per (weight row, row of x), one
 // reduction per output. Nothing of the weight is packed, it streams through once. The reduction
-// costs about 3 M N instructions and packing about N K / 8, so this wins while M is below about K / 64.
+// costs about 3 M N instructions and packing about N K / 8, so this wins while M is below about K
+// / 64.
 //
 // A Dot type gives: kStep (k elements of a vector), kMaxRows (rows of x in the register tile), Acc,
 // Vec, Zero, LoadX, LoadW, LoadWSome (n < kStep, zero filled), MulAdd, and StoreSums (four
@@ -21,11 +22,20 @@ namespace {
 
 constexpr int64_t kDotRows = 4;  // weight rows of the register tile
 
-// Four weight rows x kM rows of x. x: [steps][m_all] vectors, already at the first row of the block.
-// `tail`: k elements of a last partial step. next: weight bytes to prefetch, `pace` a step.
+// The weight rows [begin, end) of the tile whose successors, `distance` bytes on, a block
+// prefetches: the blocks of rows of x that pass over a tile share its rows, so that the memory
+// works evenly.
+struct DotPrefetch {
+  int begin;
+  int end;
+  int64_t distance;
+};
+
+// Four weight rows x kM rows of x. x: [steps][m_all] vectors, already at the first row of the
+// block. `tail`: k elements of a last partial step.
 template <class Dot, int kM>
 void DotTile(const char* const* w, int64_t steps, int64_t tail, const char* x, int64_t m_all,
-             float* sums, int64_t ld, const char* next, int64_t pace) {
+             float* sums, int64_t ld, const DotPrefetch& ahead) {
   typename Dot::Acc acc[kM][kDotRows];
 #pragma GCC unroll 8
   for (int m = 0; m < kM; ++m) {
@@ -34,8 +44,10 @@ void DotTile(const char* const* w, int64_t steps, int64_t tail, const char* x, i
   }
   const int64_t x_step = m_all * Dot::kVecBytes;
   constexpr int64_t kWBytes = Dot::kStep * Dot::kElementBytes;
-  int64_t credit = 0;
   for (int64_t s = 0; s < steps; ++s) {
+    for (int r = ahead.begin; r < ahead.end; ++r) {
+      __builtin_prefetch(w[r] + s * kWBytes + ahead.distance, 0, 2);
+    }
     typename Dot::Vec v[kDotRows];
 #pragma GCC unroll 4
     for (int r = 0; r < kDotRows; ++r) v[r] = Dot::LoadW(w[r] + s * kWBytes);
@@ -46,7 +58,6 @@ void DotTile(const char* const* w, int64_t steps, int64_t tail, const char* x, i
       for (int r = 0; r < kDotRows; ++r) acc[m][r] = Dot::MulAdd(xv, v[r], acc[m][r]);
     }
     x += x_step;
-    for (credit += pace; credit >= 64; credit -= 64, next += 64) __builtin_prefetch(next, 0, 2);
   }
   if (tail > 0) {
 #pragma GCC unroll 4
@@ -64,23 +75,23 @@ void DotTile(const char* const* w, int64_t steps, int64_t tail, const char* x, i
 
 template <class Dot>
 void DotTileOf(int64_t count, const char* const* w, int64_t steps, int64_t tail, const char* x,
-               int64_t m_all, float* sums, int64_t ld, const char* next, int64_t pace) {
+               int64_t m_all, float* sums, int64_t ld, const DotPrefetch& ahead) {
   switch (count) {
     case 1:
-      return DotTile<Dot, 1>(w, steps, tail, x, m_all, sums, ld, next, pace);
+      return DotTile<Dot, 1>(w, steps, tail, x, m_all, sums, ld, ahead);
     case 2:
-      return DotTile<Dot, 2>(w, steps, tail, x, m_all, sums, ld, next, pace);
+      return DotTile<Dot, 2>(w, steps, tail, x, m_all, sums, ld, ahead);
   }
   if constexpr (Dot::kMaxRows > 2) {
     switch (count) {
       case 3:
-        return DotTile<Dot, 3>(w, steps, tail, x, m_all, sums, ld, next, pace);
+        return DotTile<Dot, 3>(w, steps, tail, x, m_all, sums, ld, ahead);
       case 4:
-        return DotTile<Dot, 4>(w, steps, tail, x, m_all, sums, ld, next, pace);
+        return DotTile<Dot, 4>(w, steps, tail, x, m_all, sums, ld, ahead);
       case 5:
-        return DotTile<Dot, 5>(w, steps, tail, x, m_all, sums, ld, next, pace);
+        return DotTile<Dot, 5>(w, steps, tail, x, m_all, sums, ld, ahead);
       case 6:
-        return DotTile<Dot, 6>(w, steps, tail, x, m_all, sums, ld, next, pace);
+        return DotTile<Dot, 6>(w, steps, tail, x, m_all, sums, ld, ahead);
     }
   }
 }
@@ -95,7 +106,6 @@ void RunDotRows(const PanelGemm& g, const char* x, int64_t n0, int64_t n1, float
   const int64_t blocks = (g.m + Dot::kMaxRows - 1) / Dot::kMaxRows;
   const char* weight = static_cast<const char*>(g.weight);
   const int halves = g.gated() ? 2 : 1;
-  const int64_t pace = steps > 0 ? kDotRows * stride / (blocks * steps) + 1 : 0;
   for (int64_t n = n0; n < n1; n += kStrip) {
     const int64_t valid = n1 - n < kStrip ? n1 - n : kStrip;
     for (int half = 0; half < halves; ++half) {
@@ -106,13 +116,15 @@ void RunDotRows(const PanelGemm& g, const char* x, int64_t n0, int64_t n1, float
           const int64_t row = n + (q + r < valid ? q + r : valid - 1) + half * g.epilogue.n;
           w[r] = weight + row * stride;
         }
-        // Two tiles ahead: near enough to stay in the cache, far enough for the memory.
-        const char* next = w[0] + 2 * kDotRows * stride;
         for (int64_t b = 0; b < blocks; ++b) {
+          // Two tiles ahead: near enough to stay in the cache, far enough for the memory.
+          const DotPrefetch ahead = {static_cast<int>(kDotRows * b / blocks),
+                                     static_cast<int>(kDotRows * (b + 1) / blocks),
+                                     2 * kDotRows * stride};
           const int64_t m0 = g.m * b / blocks;
           const int64_t count = g.m * (b + 1) / blocks - m0;
-          DotTileOf<Dot>(count, w, steps, tail, x + m0 * Dot::kVecBytes, g.m,
-                         out + m0 * kStrip + q, kStrip, next + b * steps * pace, pace);
+          DotTileOf<Dot>(count, w, steps, tail, x + m0 * Dot::kVecBytes, g.m, out + m0 * kStrip + q,
+                         kStrip, ahead);
         }
       }
     }

@@ -21,7 +21,7 @@ using KernelFn = bool (*)(int, const PanelGemm&);
 
 template <KernelFn kKernel>
 Status RunKernel(const LaunchContext& ctx, const PanelGemm& g) {
-  if (kKernel(ctx.num_threads, g)) return Status();
+  if (kKernel(UsefulThreads(ctx.num_threads, g.m, g.k, g.columns()), g)) return Status();
   return Status::ResourceExhausted(std::string(kOp) + ": no memory for scratch buffers");
 }
 

@@ -92,6 +92,7 @@ Status MakeProblem(const LaunchContext& ctx, const PackedLinearArgs& a, Problem*
 bool RunKernel(const LaunchContext& ctx, const PackedLinearArgs& a, const Problem& p, int64_t m0,
                int64_t rows, const Epilogue& epilogue, QuantFn quant, PanelFn panel) {
   const char* x = static_cast<const char*>(p.x) + m0 * p.ldx * ItemSize(a.x.dtype);
+  const int threads = UsefulThreads(ctx.num_threads, rows, p.k, a.out_features);
   if (panel != nullptr) {
     PanelGemm g;
     g.m = rows;
@@ -101,7 +102,7 @@ bool RunKernel(const LaunchContext& ctx, const PackedLinearArgs& a, const Proble
     g.ldx = p.ldx;
     g.panels = static_cast<const uint32_t*>(p.panels);
     g.epilogue = epilogue;
-    return panel(ctx.num_threads, g);
+    return panel(threads, g);
   }
   QuantGemm g;
   g.m = rows;
@@ -112,7 +113,7 @@ bool RunKernel(const LaunchContext& ctx, const PackedLinearArgs& a, const Proble
   g.format = a.format;
   g.panels = static_cast<const char*>(p.panels);
   g.epilogue = epilogue;
-  return quant(ctx.num_threads, g);
+  return quant(threads, g);
 }
 
 Status Run(const LaunchContext& ctx, const PackedLinearArgs& a, QuantFn quant, PanelFn panel,

@@ -50,6 +50,16 @@ struct PanelGemm {
   int64_t columns() const { return gated() ? 2 * epilogue.n : epilogue.n; }
 };
 
+// How many of `num_threads` are worth waking: each should have some microseconds of work, which is
+// m k columns products, and reading the weight, which costs about as much as 8 rows of them.
+inline int UsefulThreads(int num_threads, int64_t m, int64_t k, int64_t columns) {
+  constexpr double kProducts = 1 << 20;
+  const double work =
+      static_cast<double>(m + 8) * static_cast<double>(k) * static_cast<double>(columns);
+  const double most = 1 + work / kProducts;
+  return most < num_threads ? static_cast<int>(most) : num_threads;
+}
+
 // Every function returns false, having written nothing, when scratch memory could not be had.
 // Sizes may be any, k = 0 included (the sums are then zero).
 

@@ -51,8 +51,10 @@ template <int kRows>
       }
     }
   };
+  const bool short_rows = depth <= kShortRow;
   int64_t k = 0;
   for (; k + 4 <= depth; k += 4) {
+    if (short_rows) PrefetchNextRows<kRows>(a, lda, k);
     step(k);
     step(k + 1);
     step(k + 2);
@@ -107,23 +109,15 @@ struct Bf16Dot {
   static constexpr int64_t kMaxRows = 6;
 
   static __m512 Zero() { return _mm512_setzero_ps(); }
-  static __m512bh LoadX(const char* p) {
-    return reinterpret_cast<__m512bh>(_mm512_load_si512(p));
-  }
-  static __m512bh LoadW(const char* p) {
-    return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
-  }
+  static __m512bh LoadX(const char* p) { return reinterpret_cast<__m512bh>(_mm512_load_si512(p)); }
+  static __m512bh LoadW(const char* p) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p)); }
   static __m512bh LoadWSome(const char* p, int64_t n) {
     return reinterpret_cast<__m512bh>(LoadBytes(p, n * 2));
   }
-  static __m512 MulAdd(__m512bh x, __m512bh w, __m512 acc) {
-    return _mm512_dpbf16_ps(acc, x, w);
-  }
+  static __m512 MulAdd(__m512bh x, __m512bh w, __m512 acc) { return _mm512_dpbf16_ps(acc, x, w); }
   static void StoreSums(const __m512* a, float* out) {
-    const __m512 u =
-        _mm512_add_ps(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
-    const __m512 v =
-        _mm512_add_ps(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
+    const __m512 u = _mm512_add_ps(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
+    const __m512 v = _mm512_add_ps(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
     const __m512d ud = _mm512_castps_pd(u);
     const __m512d vd = _mm512_castps_pd(v);
     const __m512 s = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ud, vd)),

@@ -34,7 +34,8 @@ KPT_SIMD_INLINE FloatVec Pin(FloatVec v) {
 // levels keeps the rounding errors of long K small.
 template <int kRows>
 KPT_SIMD_INLINE void MultiplySlice(int64_t depth, const char* a, int64_t lda, const float* const* b,
-                                   float* sums, bool accumulate, PacedPrefetch* prefetch) {
+                                   float* sums, bool accumulate, bool prefetch_rows,
+                                   PacedPrefetch* prefetch) {
   const FloatTag d;
   FloatVec acc[kRows][kTileVecs];
   HWY_UNROLL(8)
@@ -55,6 +56,7 @@ KPT_SIMD_INLINE void MultiplySlice(int64_t depth, const char* a, int64_t lda, co
   };
   int64_t k = 0;
   for (; k + 4 <= depth; k += 4) {
+    if (prefetch_rows) PrefetchNextRows<kRows>(a, lda, k);
     step(k);
     step(k + 1);
     step(k + 2);
@@ -89,7 +91,8 @@ HWY_NOINLINE void MultiplyRows(int64_t depth, const char* a, int64_t lda,
                k * kPanelCols;
       }
       MultiplySlice<kRows>(left < kSlice ? left : kSlice, a + k * 4, lda, b, sums + col,
-                           accumulate || k > 0, col == 0 ? &ahead : &none);
+                           accumulate || k > 0, col == 0 && depth <= kShortRow,
+                           col == 0 ? &ahead : &none);
       k += kSlice;
     } while (k < depth);
   }

@@ -36,6 +36,18 @@ struct PacedPrefetch {
   }
 };
 
+// Rows of x up to this many dwords end before the hardware has seen that they are streams: the tile
+// prefetches those of the next block itself.
+constexpr int64_t kShortRow = 1024;
+
+// One cache line of each of the kRows rows that follow, where k is at the start of a line.
+template <int kRows>
+[[gnu::always_inline]] inline void PrefetchNextRows(const char* a, int64_t lda, int64_t k) {
+  if (k % 16 != 0) return;
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) __builtin_prefetch(a + (kRows + i) * lda + k * 4, 0, 2);
+}
+
 constexpr int64_t kNestChunk = 2048;      // dwords of K in a chunk: a panel of 512 KiB
 constexpr int kNestMaxRows = 6;           // rows of the register tile
 constexpr int64_t kNestGroups = kPanelCols / kPanelGroup;

@@ -20,9 +20,9 @@ namespace {
 constexpr int kTileRows = 6;      // 6 x 4 accumulators, 4 panel vectors, a broadcast: 29 registers
 constexpr int kRegisterRows = 4;  // 4 x 4 accumulators beside the tables
 constexpr int64_t kBlockRows = 240;
-constexpr int64_t kEmitRows = 48;  // of Int8Gemm: their sums stay in the first-level cache
-constexpr int64_t kSliceDepth = 32;      // dword rows decoded at once: 16 KiB of bf16
-constexpr int64_t kInt8SliceDepth = 64;  // dword rows of 8-bit weights used at once: 16 KiB
+constexpr int64_t kEmitRows = 48;         // of Int8Gemm: their sums stay in the first-level cache
+constexpr int64_t kSliceDepth = 32;       // dword rows decoded at once: 16 KiB of bf16
+constexpr int64_t kInt8SliceDepth = 128;  // dword rows of 8-bit weights used at once: 32 KiB
 constexpr int64_t kPrefetchBytes = 8192;
 
 constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -79,8 +79,8 @@ void DecodeAndDot(const Decoder& decoder, const char* panel, int64_t depth, cons
 }
 
 template <bool kInt8>
-void DecodeAndDot(int rows, const Decoder& decoder, const char* panel, int64_t depth,
-                  const char* x, int64_t ldx, float* sums) {
+void DecodeAndDot(int rows, const Decoder& decoder, const char* panel, int64_t depth, const char* x,
+                  int64_t ldx, float* sums) {
   switch (rows) {
     case 1:
       return DecodeAndDot<kInt8, 1>(decoder, panel, depth, x, ldx, sums);
@@ -159,8 +159,8 @@ void Tile(const char* x, int64_t ldx, const char* b, int64_t depth, bool accumul
 }
 
 template <class Op>
-void Slice(const char* x, int64_t ldx, const char* b, int64_t depth, int64_t rows,
-           bool accumulate, char* sums) {
+void Slice(const char* x, int64_t ldx, const char* b, int64_t depth, int64_t rows, bool accumulate,
+           char* sums) {
   int64_t r = 0;
   for (; r + kTileRows <= rows; r += kTileRows) {
     Tile<Op, kTileRows>(x + r * ldx, ldx, b, depth, accumulate, sums + r * kPanelRowBytes);

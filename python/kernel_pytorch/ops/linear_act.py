@@ -29,8 +29,9 @@ def _check(
 def _infer(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
 ) -> Out:
-    rows = weight.shape[0]
-    return Out((*x.shape[:-1], rows // 2 if activation in GATES else rows), x.dtype)
+    shape = list(x.shape)
+    shape[-1] = weight.shape[0] // 2 if activation in GATES else weight.shape[0]
+    return Out(shape, x.dtype)
 
 
 def _reference(

@@ -84,8 +84,9 @@ def _infer(
     group_size: int,
     compute: str,
 ) -> Out:
-    n = out_features // 2 if activation in GATES else out_features
-    return Out((*x.shape[:-1], n), x.dtype)
+    shape = list(x.shape)
+    shape[-1] = out_features // 2 if activation in GATES else out_features
+    return Out(shape, x.dtype)
 
 
 def _quantized_rows(x: torch.Tensor) -> torch.Tensor:
