@@ -138,6 +138,8 @@ def _classify(module: nn.Module) -> tuple[str | None, Any, str]:
         return "activation", lambda policy: _activation_leaf(module, kind), ""
     if isinstance(module, (nn.modules.dropout._DropoutNd, nn.Identity)):
         return None, None, "it does nothing in evaluation"
+    if module._parameters and not type(module).__module__.startswith("torch.nn."):
+        return "traced", None, ""
     return None, None, f"no kernel for {name}"
 
 
@@ -215,6 +217,8 @@ def groups_of(found: Survey, captured: Captured) -> tuple[list[Group], dict[str,
             # A container without a pattern is no news; its children are candidates themselves.
             if candidate.rank != "traced" or isinstance(candidate.module, fx.GraphModule):
                 left[shown] = reason
+            elif not candidate.module._modules:
+                left[shown] = f"no kernel for {type(candidate.module).__name__}"
             continue
         groups.setdefault(key, Group([], call, shapes, candidate.rank)).members.append(candidate)
     return list(groups.values()), left
