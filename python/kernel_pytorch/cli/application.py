@@ -44,15 +44,15 @@ app = typer.Typer(
     + "\n".join(f"* `{code.value}`: {text}" for code, text in MEANINGS.items()),
     context_settings={"help_option_names": list(_HELP)},
 )
-for _name, _function in {
-    "demo": demo.demo,
-    "doctor": doctor.doctor,
-    "ops": ops.ops,
-    "plan": model.plan,
-    "optimize": model.optimize,
-    "bench": bench.bench,
+for _function, _short in {
+    demo.demo: "A real model, before and after.",
+    doctor.doctor: "Whether this machine is set up well.",
+    ops.ops: "The operators, and what runs for each.",
+    model.plan: "What optimizing a model would bring.",
+    model.optimize: "Makes a model faster, and writes it.",
+    bench.bench: "Every operator against PyTorch.",
 }.items():
-    app.command(_name, cls=Command)(_function)
+    app.command(_function.__name__, cls=Command, short_help=_short)(_function)
 
 
 def _version(wanted: bool) -> None:
