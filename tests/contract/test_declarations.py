@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kernel_pytorch.ops.spec import Out
+from kernel_pytorch.ops.validate import bind
 from tests.contract import harness
 
 SPECS = harness.specs()
@@ -51,7 +52,7 @@ def test_benchmarks_can_be_made(spec):
     assert len(set(rows)) == len(rows)
     row = min(spec.benchmarks, key=lambda r: math.prod([*r.case.lead, *r.case.sizes.values()]))
     args, kwargs = spec.build(row.case, row.dtype, torch.Generator().manual_seed(0))
-    outs = spec.infer(**dict(zip((a.name for a in spec.arguments), args)) | kwargs)
+    outs = spec.infer(**bind(spec, tuple(args), kwargs))
     outs = (outs,) if isinstance(outs, Out) else outs
     cost = spec.cost(*args, **kwargs)
     assert cost.compute in ("fp32", "bf16", "int8")
