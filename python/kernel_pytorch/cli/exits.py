@@ -67,6 +67,8 @@ def as_cli_error(error: BaseException) -> CliError | None:
         return CliError(str(error), code)
     if isinstance(error, ModuleNotFoundError) and error.name in _PACKAGES:
         return CliError(f"{error.name} is not installed: {_PACKAGES[error.name]}")
+    if isinstance(error, ImportError):
+        return CliError(f"{error}; `kpt doctor` may say how to mend that")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return CliError(f"not enough memory: {error}".removesuffix(": "))
     return None

@@ -129,17 +129,17 @@ def from_text(
         raise CliError(f"{folder}: holds no tokenizer for --text; use --input", Exit.USAGE)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # of the tokenizer's reader: many kinds
-        raise CliError(f"{folder}: its tokenizer cannot be read: {_first_line(error)}") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    encoded = tokenizer(
-        list(texts),
-        padding="max_length" if tokens else True,
-        truncation=True,
-        max_length=tokens,
-        return_tensors="pt",
-    )
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        encoded = tokenizer(
+            list(texts),
+            padding="max_length" if tokens else True,
+            truncation=True,
+            max_length=tokens,
+            return_tensors="pt",
+        )
+    except Exception as error:  # each tokenizer has its own
+        raise CliError(f"{folder}: its tokenizer fails: {_first_line(error)}") from error
     taken = inspect.signature(type(model).forward).parameters
     # Some tokenizers give what their model does not take.
     return {name: encoded[name] for name in encoded if name in taken}

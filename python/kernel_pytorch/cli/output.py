@@ -173,7 +173,8 @@ class Progress:
         if self._status is not None:
             self._status.update(text)
         elif self._console.is_terminal:
-            self._status = self._console.status(text)
+            # Seldom redrawn: what is shown may be a measurement.
+            self._status = self._console.status(text, refresh_per_second=2)
             self._status.start()
         elif now - self._printed >= _PIPE_INTERVAL:
             self._console.print(self._text, markup=False, soft_wrap=True)

@@ -42,7 +42,7 @@ class Progress:
         elif self._status is None:
             from rich.console import Console
 
-            self._status = Console(stderr=True).status(line)
+            self._status = Console(stderr=True).status(line, refresh_per_second=2)
             self._status.start()
         else:
             self._status.update(line)

@@ -34,7 +34,8 @@ class Finding:
     why: str = ""
     """For what is not OK: what it means."""
     fix: str = ""
-    """For what is not OK: the command that fixes it, to be pasted into a shell."""
+    """For what is not OK: the command that fixes it, to be pasted into a shell; "" where none
+    can."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """The same for programs: numbers with their unit in the name."""
 

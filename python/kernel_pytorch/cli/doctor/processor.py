@@ -100,7 +100,6 @@ def _levels(flags: list[str]) -> list[Finding]:
             status=Status.ADVICE,
             why="The CPU has AMX, but the system does not let processes use it: that needs Linux "
             "5.16 or newer, and a virtual machine must pass it through.",
-            fix="uname -r",
             data=data,
         )
     elif detected == "baseline":
@@ -111,7 +110,6 @@ def _levels(flags: list[str]) -> list[Finding]:
             status=Status.ADVICE,
             why="Without AVX2 most kernels gain little over PyTorch; run on a newer CPU, or let "
             "the virtual machine pass the host's instruction sets through.",
-            fix="lscpu | grep -i flags",
             data=data,
         )
     last = last_level_bytes()
