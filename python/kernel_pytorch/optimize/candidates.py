@@ -12,7 +12,7 @@ from torch import fx, nn
 from kernel_pytorch.optimize.attention import MultiheadAttention, find_attention
 from kernel_pytorch.optimize.capture import Call, Captured, Shapes
 from kernel_pytorch.optimize.encoder_block import EncoderBlock, find_block
-from kernel_pytorch.optimize.fuse import Convention, find_fusion
+from kernel_pytorch.optimize.fuse import NO_PATTERN, Convention, find_fusion
 from kernel_pytorch.optimize.policy import Policy
 from kernel_pytorch.optimize.recognize import activation_kind, as_linear, as_norm
 from kernel_pytorch.optimize.replacement import LeafReplacement, Replacement
@@ -214,11 +214,13 @@ def groups_of(found: Survey, captured: Captured) -> tuple[list[Group], dict[str,
         if candidate.rank == "traced" and not reason:
             reason = candidate.trace(Convention.of(call))
         if reason:
-            # A container without a pattern is no news; its children are candidates themselves.
             if candidate.rank != "traced" or isinstance(candidate.module, fx.GraphModule):
                 left[shown] = reason
             elif not candidate.module._modules:
                 left[shown] = f"no kernel for {type(candidate.module).__name__}"
+            elif reason != NO_PATTERN:
+                # Its children are candidates themselves; a container without a pattern is no news.
+                left[shown] = f"only its children were looked at: {reason}"
             continue
         groups.setdefault(key, Group([], call, shapes, candidate.rank)).members.append(candidate)
     return list(groups.values()), left

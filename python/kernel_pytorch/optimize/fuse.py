@@ -26,7 +26,10 @@ from kernel_pytorch.optimize.recognize import LinearWeights, NormWeights
 from kernel_pytorch.optimize.replacement import Replacement
 from kernel_pytorch.optimize.steps import AddNormStep, AttentionStep, LinearStep, NormStep
 
-__all__ = ["Convention", "FusedReplacement", "Fusion", "find_fusion"]
+__all__ = ["NO_PATTERN", "Convention", "FusedReplacement", "Fusion", "find_fusion"]
+
+NO_PATTERN = "no pattern of several operations"
+"""What :func:`find_fusion` says of a forward that it could trace."""
 
 
 @dataclass(frozen=True)
@@ -256,13 +259,13 @@ def find_fusion(module: nn.Module, convention: Convention, dtype: torch.dtype) -
     try:
         graph = _trace(module, convention)
     except Exception as error:  # whatever a model's own code raises on symbolic inputs
-        reason = str(error).strip().splitlines()
-        return f"its forward cannot be traced: {reason[0] if reason else type(error).__name__}"
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return f"its forward cannot be traced: {reason[0].split('. ')[0]}"
     fusion = Fusion(module, graph, convention, dtype)
     finder = _Finder(fusion)
     finder.run()
     if not fusion.kinds:
-        return "no pattern of several operations"
+        return NO_PATTERN
     _drop_unused(graph)
     return fusion
 
