@@ -32,10 +32,11 @@ def plan(
 ) -> Report:
     """What :func:`optimize` would try on ``model``, touching nothing.
 
-    Runs the model once on ``example_inputs`` and times a trial of each kind of replacement for a
-    fraction of a second: the expected gain is that quick measurement. Each row names the modules,
-    the operators, the gain, the error on the example inputs and its bound; the report also names
-    each module that stays as it is and why. Arguments and errors as in :func:`optimize`.
+    Runs the model on ``example_inputs`` (twice: its output must repeat) and times a trial of each
+    kind of replacement for a fraction of a second: the expected gain is that quick measurement.
+    Each row names the modules, the operators, the gain, the error on the example inputs and its
+    bound; the report also names each module that stays as it is and why. Arguments and errors as in
+    :func:`optimize`.
     """
     return _session(
         model,
@@ -87,8 +88,8 @@ def optimize(
 
     Raises:
         TypeError: ``model`` is not a module, or ``example_inputs`` is of another kind.
-        ValueError: training mode, an unknown precision, a bad bound or budget, or a model that is
-            already optimized. Whatever is raised, also KeyboardInterrupt, the model is as it was.
+        ValueError: training mode, an unknown precision, a bad bound or budget, a model that is
+            already optimized or whose output does not repeat. Whatever is raised, also KeyboardInterrupt, the model is as it was.
     """
     session = _session(
         model,
