@@ -89,7 +89,9 @@ def optimize(
     Raises:
         TypeError: ``model`` is not a module, or ``example_inputs`` is of another kind.
         ValueError: training mode, an unknown precision, a bad bound or budget, a model that is
-            already optimized or whose output does not repeat. Whatever is raised, also KeyboardInterrupt, the model is as it was.
+            already optimized or whose output does not repeat.
+
+    Whatever is raised, also KeyboardInterrupt, the model is as it was.
     """
     session = _session(
         model,
