@@ -87,7 +87,7 @@ def run(
     precision: str = "bf16",
     *,
     compile: bool = True,
-    seconds: float = 8.0,
+    seconds: float = 4.0,
     say: Callable[[str], None] = lambda _: None,
 ) -> DemoResult:
     """Run the demo.

@@ -24,7 +24,7 @@ def demo(
     seconds: Annotated[
         float,
         typer.Option(min=0.0, metavar="S", help="To spend about, on each of both comparisons."),
-    ] = 8.0,
+    ] = 4.0,
     json: Json = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with plots here.")
