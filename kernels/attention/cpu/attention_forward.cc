@@ -6,31 +6,25 @@
 
 #include "kernels/attention/cpu/flash_driver.h"
 #include "kernels/attention/cpu/flash_kernels.h"
+#include "kernels/base/row_checks.h"
 
 namespace kpt::cpu {
 namespace {
 
 constexpr char kOp[] = "attention_forward";
 
-std::string ShapeOf(const TensorView& t) {
-  std::string s = "[";
-  for (int i = 0; i < t.rank; ++i) s += (i > 0 ? ", " : "") + std::to_string(t.shape[i]);
-  return s + "]";
-}
-
 Status Wrong(const char* arg, const std::string& expected, const std::string& got) {
-  return Status::InvalidArgument(std::string(kOp) + ": argument '" + arg + "' must " + expected +
-                                 ", got " + got);
+  return Status::InvalidArgument(Argument(kOp, arg) + "must " + expected + ", got " + got);
 }
 
 Status WrongType(const char* arg, const std::string& expected, DType got) {
-  return Status::TypeError(std::string(kOp) + ": argument '" + arg + "' must have dtype " +
-                           expected + ", got " + Name(got));
+  return Status::TypeError(Argument(kOp, arg) + "must have dtype " + expected + ", got " +
+                           Name(got));
 }
 
 Status CheckRank(const char* arg, const TensorView& t, int rank) {
   if (t.rank == rank) return Status();
-  return Wrong(arg, "have " + std::to_string(rank) + " dimensions", ShapeOf(t));
+  return Wrong(arg, "have " + std::to_string(rank) + " dimensions", ShapeText(t));
 }
 
 Status CheckShape(const char* arg, const TensorView& t, const int64_t* shape, int rank) {
@@ -41,7 +35,7 @@ Status CheckShape(const char* arg, const TensorView& t, const int64_t* shape, in
     expected.shape[i] = shape[i];
     same = same && t.shape[i] == shape[i];
   }
-  return same ? Status() : Wrong(arg, "have shape " + ShapeOf(expected), ShapeOf(t));
+  return same ? Status() : Wrong(arg, "have shape " + ShapeText(expected), ShapeText(t));
 }
 
 Status CheckDense(const char* arg, const TensorView& t) {
@@ -94,7 +88,7 @@ Status CheckMask(const AttentionForwardArgs& a) {
   for (int i = 1; i <= a.mask.rank && fits; ++i) {
     fits = a.mask.dim(-i) == full.dim(-i) || a.mask.dim(-i) == 1;
   }
-  return fits ? Status() : Wrong("mask", "broadcast to " + ShapeOf(full), ShapeOf(a.mask));
+  return fits ? Status() : Wrong("mask", "broadcast to " + ShapeText(full), ShapeText(a.mask));
 }
 
 Status CheckDocuments(const AttentionForwardArgs& a) {
@@ -147,6 +141,28 @@ Status CheckOptions(const AttentionForwardArgs& a) {
     return Wrong("prefix_len", "not be negative", std::to_string(a.prefix_len));
   }
   return Status();
+}
+
+// Results are written while inputs are still read.
+Status CheckMemory(const AttentionForwardArgs& a) {
+  const struct {
+    const char* name;
+    const TensorView& view;
+  } inputs[] = {{"q", a.q},
+                {"k", a.k},
+                {"v", a.v},
+                {"mask", a.mask},
+                {"alibi_slopes", a.alibi_slopes},
+                {"sinks", a.sinks},
+                {"q_doc", a.q_doc},
+                {"k_doc", a.k_doc}};
+  for (const auto& input : inputs) {
+    KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "out", a.out, input.name, input.view, false));
+    KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "lse", a.lse, input.name, input.view, false));
+  }
+  KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "out", a.out, "lse", a.lse, false));
+  KPT_RETURN_IF_ERROR(CheckWritesOnce(kOp, "out", a.out));
+  return CheckWritesOnce(kOp, "lse", a.lse);
 }
 
 HeadStrides StridesOf(const TensorView& t) { return {t.strides[0], t.strides[1], t.strides[2]}; }
@@ -247,6 +263,7 @@ Status AttentionForward(const LaunchContext& ctx, const AttentionForwardArgs& ar
   KPT_RETURN_IF_ERROR(CheckTensors(args));
   KPT_RETURN_IF_ERROR(CheckMask(args));
   KPT_RETURN_IF_ERROR(CheckOptions(args));
+  KPT_RETURN_IF_ERROR(CheckMemory(args));
   return RunFirst(kOp, kVariants, ctx, Resolve(args));
 }
 

@@ -95,7 +95,7 @@ Plan MakePlan(const LaunchContext& ctx, const FlashKernel& kernel, const FlashPr
   const int64_t row_blocks = (p.seqlen_q + kernel.block_rows - 1) / kernel.block_rows;
   plan.blocks = row_blocks * (p.heads_q / p.heads_kv);
   // Starting the other threads costs microseconds.
-  constexpr double kFlopsWorthAThread = 1e6;
+  constexpr double kFlopsWorthAThread = 4e5;
   const double flops = 2.0 * static_cast<double>(p.batch * p.heads_q) *
                        static_cast<double>(p.seqlen_q) * static_cast<double>(p.seqlen_k) *
                        static_cast<double>(p.dim_qk + p.dim_v);
