@@ -158,17 +158,18 @@ def _rows(rows: list[Row], wide: bool) -> object:
 
     from kernel_pytorch.bench import tables
 
-    table = Table(
-        box=None, pad_edge=False, header_style="bold", padding=(0, 2 if wide else 1, 0, 0)
-    )
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     left = ("op", "shape", "dtype", "variant")
     hidden = () if wide else ("op", "variant")
     shown = [i for i, name in enumerate(tables.HEADER) if name not in hidden]
     short = {long: name for name, long in _SHORT.items()}
-    for i in shown:
-        name = tables.HEADER[i]
+    for name in (tables.HEADER[i] for i in shown):
+        # Where space is scarce, words wrap and numbers do not.
         table.add_column(
-            name, justify="left" if name in left else "right", no_wrap=wide or name not in left
+            name,
+            justify="left" if name in left else "right",
+            no_wrap=name not in ("shape", "variant"),
+            overflow="fold",
         )
     before = ""
     for row in rows:
