@@ -14,6 +14,10 @@
 // smallest normal fp32 counts as zeros; a row with a NaN or an infinity gives NaN in all outputs.
 // K is at most 32768 there: the sums then fit 32 bits with room for the zero point.
 //
+// Order of summation: a row of y depends neither on the number of threads nor on the other rows.
+// Weight-only kernels sum few rows (at most 16) in another order than many, so a row's last bits
+// may change when M crosses that number.
+//
 // Gated activations (swiglu, geglu): rows [0, N/2) of W are the gate, [N/2, N) the other factor,
 // y [M, N/2] = act(gate) * up; N must be even.
 #ifndef KPT_KERNELS_GEMM_PACKED_LINEAR_H_

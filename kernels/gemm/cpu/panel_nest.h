@@ -1,10 +1,10 @@
-// The loop nest around a register tile: y = epilogue(x * weight^T) panel by panel. One nest for every
-// tile that multiplies dwords of x, read in place and broadcast, by panel rows of 64 columns.
+// The loop nest around a register tile: y = epilogue(x * weight^T) panel by panel. One nest for
+// every tile that multiplies dwords of x, read in place and broadcast, by panel rows of 64 columns.
 //
 // A thread owns a range of rows and a range of units. A unit is what one pass over x computes: 64
 // columns of the product, as four groups of 16; a gated unit is 32 features as gate, up, gate, up.
-// For each unit, K is cut into chunks whose panel stays in the L2 cache; a panel is packed there, or
-// read where it was packed before, and all rows of the thread pass over it. While they do, the
+// For each unit, K is cut into chunks whose panel stays in the L2 cache; a panel is packed there,
+// or read where it was packed before, and all rows of the thread pass over it. While they do, the
 // source of the next panel is prefetched at an even pace, so that the memory works all the time.
 //
 // Included by files compiled for one instruction set, with its namespace in KPT_SIMD_NS.
@@ -48,8 +48,8 @@ template <int kRows>
   for (int i = 0; i < kRows; ++i) __builtin_prefetch(a + (kRows + i) * lda + k * 4, 0, 2);
 }
 
-constexpr int64_t kNestChunk = 2048;      // dwords of K in a chunk: a panel of 512 KiB
-constexpr int kNestMaxRows = 6;           // rows of the register tile
+constexpr int64_t kNestChunk = 2048;  // dwords of K in a chunk: a panel of 512 KiB
+constexpr int kNestMaxRows = 6;       // rows of the register tile
 constexpr int64_t kNestGroups = kPanelCols / kPanelGroup;
 
 // x as the tile reads it: rows of dwords in place, and where K ends within a dword, the last dword
@@ -139,8 +139,8 @@ class NestColumns {
   void CopyColumns(int64_t column, int64_t valid, const NestChunk& k, uint32_t* to) const {
     for (int64_t j = 0; j < kPanelGroup; ++j) {
       const int64_t c = column + j;
-      const uint32_t* from = g_.panels + c / kPanelCols * PanelDwords(depth_) + c % kPanelCols +
-                             k.begin * kPanelCols;
+      const uint32_t* from =
+          g_.panels + c / kPanelCols * PanelDwords(depth_) + c % kPanelCols + k.begin * kPanelCols;
       for (int64_t d = 0; d < k.count; ++d) {
         to[d * kPanelCols + j] = j < valid ? from[d * kPanelCols] : 0;
       }

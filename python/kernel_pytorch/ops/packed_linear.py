@@ -308,6 +308,10 @@ steps between `lo = min(x, 0)` and `hi = max(x, 0)`: in float32, to nearest even
 `y = act(scale[n] * s * (sum_k u q - z sum_k q) + bias[n])`. The sums are exact integers. A row of
 `x` with a NaN or an infinity gives a row of NaN. Its gradient passes straight through the rounding.
 
+A row of the result depends neither on the number of threads nor on the other rows. Weight-only
+kernels sum few rows (at most 16) in another order than many, so the last bits may change when the
+number of rows crosses that.
+
 Gradients go to `x`, `bias` and, where it is read, `scale`; packed weights are constants. Autocast
 leaves the operator alone: it computes in the dtype of `x`.
 """,
