@@ -19,7 +19,7 @@ _ALL = 2**31 - 1
 # What glibc's dynamic thresholds reach in a process that frees large blocks.
 _USUAL_MMAP, _USUAL_TRIM = 32 << 20, 64 << 20
 
-_FEW_FAULTS = 64
+_FEW_FAULTS = 8
 _MOST_CALLS = 48
 
 
