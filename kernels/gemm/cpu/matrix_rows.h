@@ -42,6 +42,7 @@ inline bool AsMatrix(const TensorView& t, int64_t* rows, int64_t* stride) {
 inline void CopyRows(int num_threads, const TensorView& t, int64_t rows, char* out) {
   const int64_t item = ItemSize(t.dtype);
   const int64_t row_bytes = t.dim(-1) * item;
+  if (row_bytes == 0) return;
   ParallelFor(num_threads, rows, 64, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       int64_t offset = 0;

@@ -174,7 +174,7 @@ void Pack(const LaunchContext& ctx, const PackWeightArgs& a) {
   ParallelFor(ctx.num_threads, PackedPanels(n), 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       char* panel = a.packed.as_mutable<char>() + p * panel_stride;
-      std::memset(panel, 0, static_cast<size_t>(panel_bytes));
+      if (panel_bytes > 0) std::memset(panel, 0, static_cast<size_t>(panel_bytes));
       const int64_t rows = n - p * kPanelCols < kPanelCols ? n - p * kPanelCols : kPanelCols;
       for (int64_t col = 0; col < rows; ++col) {
         const int64_t row = p * kPanelCols + col;
