@@ -93,12 +93,17 @@ class Output:
 
 def _check_writable(path: Path, option: str) -> None:
     folder = path.parent
+    problem = ""
     if path.is_dir():
-        raise CliError(f"{option} {path}: is a folder, not a file", Exit.CANNOT_WRITE)
-    if not folder.is_dir():
-        raise CliError(f"{option} {path}: the folder {folder} does not exist", Exit.CANNOT_WRITE)
-    if not os.access(folder, os.W_OK):
-        raise CliError(f"{option} {path}: no permission to write in {folder}", Exit.CANNOT_WRITE)
+        problem = "is a folder, not a file"
+    elif path.exists() and not path.is_file():  # a device or a pipe, written in place
+        problem = "" if os.access(path, os.W_OK) else "no permission to write it"
+    elif not folder.is_dir():
+        problem = f"the folder {folder} does not exist"
+    elif not os.access(folder, os.W_OK):
+        problem = f"no permission to write in {folder}"
+    if problem:
+        raise CliError(f"{option} {path}: {problem}", Exit.CANNOT_WRITE)
 
 
 def _write(path: Path, text: str) -> None:
