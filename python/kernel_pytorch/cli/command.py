@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -47,7 +51,8 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _no_interrupt_lost():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             error = CliError("interrupted; nothing was written", Exit.INTERRUPTED)
         except BrokenPipeError:
@@ -70,3 +75,23 @@ class Command(TyperCommand):
             print(json.dumps({"error": str(error), "exit_code": int(error.code)}))
         print(f"{ctx.command_path}: {error}", file=sys.stderr)
         raise typer.Exit(int(error.code))
+
+
+@contextlib.contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """Within the block, a Ctrl-C that came while Python ran a callback which ignores exceptions
+    (there are some during imports) comes again."""
+    before = sys.unraisablehook
+
+    def again(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            # Later and from outside: raised here it would be ignored too.
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

@@ -142,6 +142,26 @@ def test_interrupt_from_the_keyboard(start):
     assert out == "" and "Traceback" not in err and "interrupted" in err
 
 
+_IGNORED = """
+import os, signal, sys, time, weakref
+from kernel_pytorch.cli.doctor import memory
+class Thing: pass
+def check(say):
+    thing = Thing()
+    kept = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    del thing  # the interrupt is raised in a callback, whose exceptions Python ignores
+    time.sleep(60)
+memory.check = check
+from kernel_pytorch import cli
+sys.exit(cli.main(["doctor"]))
+"""
+
+
+def test_an_interrupt_that_python_ignores(run):
+    code, out, err = run(code=_IGNORED)
+    assert (code, out) == (130, "") and "Exception ignored" not in err, err
+
+
 def test_a_reader_that_goes_away(start):
     process = start("ops")
     process.stdout.close()
