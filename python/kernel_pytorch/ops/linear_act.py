@@ -268,7 +268,6 @@ LINEAR_ACT = OpSpec(
             (384, 1536, "none"),
         )
         for m in (1, 16, 128, 512, 4096)
-        if m * n * k <= 1 << 34 or activation == "none"
     ),
     doc="""
 `t = x @ weight.T + bias`, then `out = act(t)`; for `swiglu` and `geglu`
