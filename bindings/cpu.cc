@@ -2,11 +2,13 @@
 #include <nanobind/nanobind.h>
 
 #include "bindings/base/control.h"
+#include "bindings/base/repeat.h"
 #include "bindings/families.h"
 
 NB_MODULE(cpu, m) {
   m.attr("__version__") = KPT_VERSION;
   kpt::bindings::BindControl(m);
+  kpt::bindings::BindRepeat(m);
   kpt::bindings::BindActivation(m);
   kpt::bindings::BindAttention(m);
   kpt::bindings::BindGemm(m);

@@ -89,6 +89,37 @@ bool FromName(const std::string& name, DType* out) {
   return false;
 }
 
+void FillLayout(const DLTensor& t, MutableTensorView* view) {
+  view->rank = t.ndim;
+  int64_t dense = 1;
+  for (int i = t.ndim - 1; i >= 0; --i) {
+    view->shape[i] = t.shape[i];
+    view->strides[i] = t.strides != nullptr ? t.strides[i] : dense;
+    dense *= t.shape[i];
+  }
+  view->data = t.data != nullptr ? static_cast<char*>(t.data) + t.byte_offset : nullptr;
+}
+
+bool ToDlpack(DType dtype, DLDataType* out) {
+  const auto set = [&](int code) {
+    *out = {static_cast<uint8_t>(code), static_cast<uint8_t>(8 * ItemSize(dtype)), 1};
+    return true;
+  };
+  switch (dtype) {
+    case DType::kFloat32:
+    case DType::kFloat16:
+      return set(kDLFloat);
+    case DType::kBFloat16:
+      return set(kDLBfloat);
+    case DType::kInt8:
+      return set(kDLInt);
+    case DType::kUInt8:
+      return set(kDLUInt);
+    default:
+      return false;
+  }
+}
+
 void FillFromDlpack(const DLPackExchangeAPI* api, nb::handle object, const char* op,
                     const char* arg, MutableTensorView* view) {
   DLTensor t;
@@ -113,14 +144,7 @@ void FillFromDlpack(const DLPackExchangeAPI* api, nb::handle object, const char*
                    std::to_string(t.ndim));
   }
   if (!FromDlpack(t.dtype, &view->dtype)) RaiseType(op, arg, "has an unsupported dtype");
-  view->rank = t.ndim;
-  int64_t dense = 1;
-  for (int i = t.ndim - 1; i >= 0; --i) {
-    view->shape[i] = t.shape[i];
-    view->strides[i] = t.strides != nullptr ? t.strides[i] : dense;
-    dense *= t.shape[i];
-  }
-  view->data = t.data != nullptr ? static_cast<char*>(t.data) + t.byte_offset : nullptr;
+  FillLayout(t, view);
 }
 
 std::string TextOf(nb::handle object) {
@@ -153,6 +177,26 @@ void FillFromAttributes(nb::handle object, const char* op, const char* arg,
     view->strides[i] = nb::cast<int64_t>(strides[i]);
   }
   view->data = reinterpret_cast<const void*>(nb::cast<uintptr_t>(object.attr("data_ptr")()));
+}
+
+nb::object Allocate(const DLPackExchangeAPI* api, const int64_t* shape, int rank,
+                    DLDataType dtype) {
+  DLTensor prototype = {};
+  prototype.device = {kDLCPU, 0};
+  prototype.ndim = rank;
+  prototype.dtype = dtype;
+  prototype.shape = const_cast<int64_t*>(shape);
+  DLManagedTensorVersioned* managed = nullptr;
+  const auto set_error = [](void*, const char*, const char* message) {
+    PyErr_SetString(PyExc_MemoryError, message);
+  };
+  if (api->managed_tensor_allocator(&prototype, &managed, nullptr, set_error) != 0) {
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_MemoryError, "new_empty: allocation failed");
+    throw nb::python_error();
+  }
+  void* tensor = nullptr;
+  if (api->managed_tensor_to_py_object_no_sync(managed, &tensor) != 0) throw nb::python_error();
+  return nb::steal(static_cast<PyObject*>(tensor));
 }
 
 }  // namespace
@@ -205,22 +249,37 @@ nb::object NewEmpty(nb::handle like, nb::handle shape, std::pair<int, int> dtype
     sizes[i] = PyLong_AsLongLong(nb::object(fast[i]).ptr());
     if (sizes[i] == -1 && PyErr_Occurred()) throw nb::python_error();
   }
-  DLTensor prototype = {};
-  prototype.device = {kDLCPU, 0};
-  prototype.ndim = static_cast<int32_t>(rank);
-  prototype.dtype = {static_cast<uint8_t>(dtype.first), static_cast<uint8_t>(dtype.second), 1};
-  prototype.shape = sizes;
-  DLManagedTensorVersioned* managed = nullptr;
-  const auto set_error = [](void*, const char*, const char* message) {
-    PyErr_SetString(PyExc_MemoryError, message);
-  };
-  if (api->managed_tensor_allocator(&prototype, &managed, nullptr, set_error) != 0) {
-    if (!PyErr_Occurred()) PyErr_SetString(PyExc_MemoryError, "new_empty: allocation failed");
-    throw nb::python_error();
+  return Allocate(api, sizes, static_cast<int>(rank),
+                  {static_cast<uint8_t>(dtype.first), static_cast<uint8_t>(dtype.second), 1});
+}
+
+nb::object NewContiguous(nb::handle like, const int64_t* shape, int rank, DType dtype) {
+  const DLPackExchangeAPI* api = ApiOf(Py_TYPE(like.ptr()));
+  DLDataType type;
+  if (api == nullptr || !ToDlpack(dtype, &type)) {
+    throw nb::type_error("new_contiguous: a dtype or a torch that it does not serve");
   }
-  void* tensor = nullptr;
-  if (api->managed_tensor_to_py_object_no_sync(managed, &tensor) != 0) throw nb::python_error();
-  return nb::steal(static_cast<PyObject*>(tensor));
+  return Allocate(api, shape, rank, type);
+}
+
+bool CanAllocate(DType dtype) {
+  DLDataType unused;
+  return ToDlpack(dtype, &unused);
+}
+
+bool TryView(nb::handle object, MutableTensorView* view) {
+  const DLPackExchangeAPI* api = ApiOf(Py_TYPE(object.ptr()));
+  if (api == nullptr) return false;
+  DLTensor t;
+  if (api->dltensor_from_py_object_no_sync(object.ptr(), &t) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  if (t.device.device_type != kDLCPU || t.ndim > kMaxRank || !FromDlpack(t.dtype, &view->dtype)) {
+    return false;
+  }
+  FillLayout(t, view);
+  return true;
 }
 
 nb::tuple Describe(nb::handle tensor) {

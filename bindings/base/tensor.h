@@ -23,6 +23,15 @@ enum class Layout {
 // `layout`. Must be called with the GIL held; the view is valid while the tensor lives.
 MutableTensorView ViewOf(nanobind::handle object, const char* op, const char* arg, Layout layout);
 
+// The same where that is quick and cannot fail: false, with no exception set, for anything but a
+// dense CPU tensor of a type with the exchange API.
+bool TryView(nanobind::handle object, MutableTensorView* view);
+
+// A new contiguous tensor from torch's own allocator, of the type of `like`, which must have the
+// exchange API; `dtype` must be CanAllocate. Raises MemoryError.
+nanobind::object NewContiguous(nanobind::handle like, const int64_t* shape, int rank, DType dtype);
+bool CanAllocate(DType dtype);
+
 // A new tensor of `shape` (a sequence of ints) on the CPU from torch's own allocator, of the type
 // of `like`, which must have the exchange API; `dtype` is (DLPack code, bits).
 nanobind::object NewEmpty(nanobind::handle like, nanobind::handle shape, std::pair<int, int> dtype);

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 
 from kernel_pytorch._native import load
 from kernel_pytorch.backends.launcher import Backend, make_launcher, make_out_launcher
+from kernel_pytorch.core.dispatch_log import record
 from kernel_pytorch.core.errors import NativeUnavailableError
 from kernel_pytorch.ops import autograd
 from kernel_pytorch.ops.registry import SPECS, allocate
-from kernel_pytorch.ops.spec import Out
+from kernel_pytorch.ops.spec import OpSpec, Out
 
 __all__ = [
     "VariantInfo",
@@ -72,6 +73,26 @@ class _Cpu(Backend):
         if self._new_empty is None or code is None or out.like is not None or len(out.shape) > 8:
             return allocate(out, first.device)
         return self._new_empty(first, out.shape, code)
+
+    def repeatable(
+        self, spec: OpSpec, native: Callable[..., str], notes: Mapping[str, Any]
+    ) -> Callable[..., None] | None:
+        if self._new_empty is None:
+            return None  # no native module, or a torch without the exchange API
+        module = load("cpu")
+        tensors = set(spec.tensor_arguments)
+        number = module.repeatable(
+            native,
+            record,
+            notes,
+            tuple(a.name in tensors for a in spec.arguments),
+            torch.is_grad_enabled,
+            torch.Tensor.is_neg,
+            torch.Tensor,
+            torch.nn.Parameter,
+        )
+        autograd.repeats[spec.name] = functools.partial(module.repeat, number)
+        return functools.partial(module.remember, number)
 
 
 _ALLOCATION_CODES = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from kernel_pytorch.ops.validate import MAX_NATIVE_RANK, bind, check, quick_cond
 __all__ = ["Backend", "make_launcher", "make_out_launcher"]
 
 Native = Callable[..., str]
+Remember = Callable[..., None]
 
 
 class Backend:
@@ -37,6 +38,12 @@ class Backend:
     def empty(self, out: Out, first: torch.Tensor) -> torch.Tensor:
         """An uninitialised output on the device of ``first``."""
         return allocate(out, first.device)
+
+    def repeatable(self, spec: OpSpec, native: Native, notes: Mapping[str, Any]) -> Remember | None:
+        """Called once, before the operator's first call. A function that is told of every call
+        that passed the checks and ran, ``(outputs, *arguments)``, so that the backend may take the
+        next call like it without them; None when it does not."""
+        return None
 
 
 class _Notes(dict[str, DispatchRecord]):
@@ -78,16 +85,20 @@ def make_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
         f"        record(notes[(native or find_native())({outs}, {arguments})])\n"
         f"    except NotImplementedError as error:\n"
         f"        return fall_back(str(error), {arguments})\n"
+        f"    if remember is not None:\n"
+        f"        remember(({outs},), {arguments})\n"
         f"    return {outs}\n"
     )
 
     def find_native() -> Native:
         namespace["native"] = native = backend.find(spec.name)
+        namespace["remember"] = backend.repeatable(spec, native, notes)
         return native
 
     def fall_back(reason: str, *args: Any) -> Any:
         return run_reference(spec, backend.name, reason, args)
 
+    notes = _Notes(spec.name, backend.name)
     namespace: dict[str, Any] = {
         **signature.defaults(spec),
         **{f"C_{name}": frozenset(choices) for name, choices in spec.choices.items()},
@@ -101,8 +112,9 @@ def make_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
         "find_native": find_native,
         "infer": spec.infer,
         "native": None,
-        "notes": _Notes(spec.name, backend.name),
+        "notes": notes,
         "record": record,
+        "remember": None,
         "unserved": lambda *args: _unserved(spec, args),
     }
     return signature.compiled(spec.name, source, namespace)

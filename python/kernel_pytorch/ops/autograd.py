@@ -17,13 +17,17 @@ from kernel_pytorch.ops import signature
 from kernel_pytorch.ops.spec import OpSpec
 from kernel_pytorch.ops.validate import bind, check
 
-__all__ = ["fast_paths", "kernel", "out_kernel"]
+__all__ = ["fast_paths", "kernel", "out_kernel", "repeats"]
 
 fast_paths: dict[str, Callable[..., Any]] = {}
 """CPU launchers by operator name, filled by ``backends``: when nothing needs a gradient, no mode or
 subclass wants to see the call and no tensor is a lazy negation (which only the dispatcher
 resolves), the autograd kernel calls the launcher directly. That saves a second trip through the
 dispatcher, a third of the cost of a small call."""
+
+repeats: dict[str, Callable[..., Any]] = {}
+"""By operator name, filled by ``backends``: takes all the arguments in order; the outputs of a call
+that needs no gradient and is like one that passed the checks, else None."""
 
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 
@@ -66,6 +70,12 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
     )
     source = (
         f"def autograd_{spec.name}({signature.parameters(spec)}):\n"
+        f"    plain_state = (modes() == 0 and forward_ad._current_level < 0\n"
+        f"        and not included(functionalize) and not transforms())\n"
+        f"    if plain_state and (repeat := repeats.get({spec.name!r})) is not None:\n"
+        f"        result = repeat({', '.join(names)})\n"
+        f"        if result is not None:\n"
+        f"            return result\n"
         f"    try:\n"
         f"        needs_grad = {needs_grad}\n"
         f"    except AttributeError:\n"  # None, which PyTorch lets pass for an undefined tensor
@@ -74,8 +84,7 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
         f"    if needs_grad and is_grad_enabled() or forward_ad._current_level >= 0:\n"
         f"        return apply({', '.join(names)})\n"
         f"    launch = fast_paths.get({spec.name!r})\n"
-        f"    if (launch is not None and {is_plain}\n"
-        f"            and modes() == 0 and not included(functionalize) and not transforms()):\n"
+        f"    if launch is not None and plain_state and {is_plain}:\n"
         f"        return launch({signature.forwarded(spec)})\n"
         f"    return below({signature.forwarded(spec)})\n"
     )
@@ -93,6 +102,7 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
         "is_grad_enabled": torch.is_grad_enabled,
         "modes": torch._C._len_torch_dispatch_stack,
         "Parameter": torch.nn.Parameter,
+        "repeats": repeats,
         "spec": spec,
         "Tensor": torch.Tensor,
         "transforms": torch._C._are_functorch_transforms_active,
