@@ -80,6 +80,17 @@ def test_absent_and_given_optional_tensors_differ(x):
         torch.ops.kpt.rms_norm(x, torch.ones(3))
 
 
+def test_inference_mode_repeats_too():
+    # Inference tensors pass the autograd kernel by: the launcher itself repeats.
+    with torch.inference_mode():
+        x = torch.randn(3, 8)
+        expected = torch.ops.kpt.softmax(x)
+        result = _repeats("softmax", x, 1.0)
+        assert torch.equal(result, expected) and result.is_inference()
+        assert torch.equal(torch.ops.kpt.softmax(x), expected)
+    assert torch.ops.kpt.softmax(x.clone()).requires_grad is False
+
+
 def test_two_outputs(x):
     expected = torch.ops.kpt.add_rms_norm(x, x)
     y, s = _repeats("add_rms_norm", x, x, None, 1e-6)

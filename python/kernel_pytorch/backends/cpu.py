@@ -76,7 +76,7 @@ class _Cpu(Backend):
 
     def repeatable(
         self, spec: OpSpec, native: Callable[..., str], notes: Mapping[str, Any]
-    ) -> Callable[..., None] | None:
+    ) -> tuple[Callable[..., None], Callable[..., Any]] | None:
         if self._new_empty is None:
             return None  # no native module, or a torch without the exchange API
         module = load("cpu")
@@ -91,8 +91,9 @@ class _Cpu(Backend):
             torch.Tensor,
             torch.nn.Parameter,
         )
-        autograd.repeats[spec.name] = functools.partial(module.repeat, number)
-        return functools.partial(module.remember, number)
+        repeat = functools.partial(module.repeat, number)
+        autograd.repeats[spec.name] = repeat
+        return functools.partial(module.remember, number), repeat
 
 
 _ALLOCATION_CODES = {
@@ -112,9 +113,10 @@ def register() -> None:
     for spec in SPECS.values():
         if "cpu" not in spec.native_backends:
             continue
-        launcher = make_launcher(spec, CPU)
+        launcher, checked = make_launcher(spec, CPU)
         _LIBRARY.impl(spec.name, launcher, "CPU")
-        autograd.fast_paths[spec.name] = launcher
+        # The autograd kernel has tried to repeat the call by then.
+        autograd.fast_paths[spec.name] = checked
         if spec.out_overload:
             _LIBRARY.impl(f"{spec.name}.out", make_out_launcher(spec, CPU), "CPU")
 

@@ -22,6 +22,7 @@ __all__ = ["Backend", "make_launcher", "make_out_launcher"]
 
 Native = Callable[..., str]
 Remember = Callable[..., None]
+Repeat = Callable[..., Any]
 
 
 class Backend:
@@ -39,10 +40,13 @@ class Backend:
         """An uninitialised output on the device of ``first``."""
         return allocate(out, first.device)
 
-    def repeatable(self, spec: OpSpec, native: Native, notes: Mapping[str, Any]) -> Remember | None:
-        """Called once, before the operator's first call. A function that is told of every call
-        that passed the checks and ran, ``(outputs, *arguments)``, so that the backend may take the
-        next call like it without them; None when it does not."""
+    def repeatable(
+        self, spec: OpSpec, native: Native, notes: Mapping[str, Any]
+    ) -> tuple[Remember, Repeat] | None:
+        """Called once, before the operator's first call: two functions, or None where there are
+        none. The first is told of every call that passed the checks and ran, ``(outputs,
+        *arguments)``; the second takes the arguments of a call and, when it is like one of those,
+        runs it without the checks and returns the outputs, else None."""
         return None
 
 
@@ -58,8 +62,9 @@ class _Notes(dict[str, DispatchRecord]):
         return entry
 
 
-def make_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
-    """The implementation of ``spec`` on ``backend``: check, allocate, call, record."""
+def make_launcher(spec: OpSpec, backend: Backend) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The implementation of ``spec`` on ``backend``: check, allocate, call, record. Twice: the
+    first repeats calls like earlier ones without the checks, the second always checks."""
     arguments = ", ".join(a.name for a in spec.arguments)
     first = spec.tensor_arguments[0]
     returns = len(torch._C.parse_schema(f"kpt::{spec.name}{spec.schema}").returns)
@@ -72,6 +77,10 @@ def make_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
     )
     source = (
         f"def {spec.name}({signature.parameters(spec)}):\n"
+        f"    if repeat is not None and (result := repeat({arguments})) is not None:\n"
+        f"        return result\n"
+        f"    return checked({signature.forwarded(spec)})\n"
+        f"def checked({signature.parameters(spec)}):\n"
         f"    if not ({quick_condition(spec)}):\n"
         f"        check({arguments})\n"
         f"        if reason := unserved({arguments}):\n"
@@ -92,7 +101,10 @@ def make_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
 
     def find_native() -> Native:
         namespace["native"] = native = backend.find(spec.name)
-        namespace["remember"] = backend.repeatable(spec, native, notes)
+        namespace["remember"], namespace["repeat"] = backend.repeatable(spec, native, notes) or (
+            None,
+            None,
+        )
         return native
 
     def fall_back(reason: str, *args: Any) -> Any:
@@ -115,9 +127,10 @@ def make_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
         "notes": notes,
         "record": record,
         "remember": None,
+        "repeat": None,
         "unserved": lambda *args: _unserved(spec, args),
     }
-    return signature.compiled(spec.name, source, namespace)
+    return signature.compiled(spec.name, source, namespace), namespace["checked"]
 
 
 def _unserved(spec: OpSpec, args: Iterable[Any]) -> str:
