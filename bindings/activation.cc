@@ -18,8 +18,8 @@ void BindActivation(nb::module_& m) {
       [](nb::handle out, nb::handle x, const char* kind) {
         Call call("act");
         cpu::ActArgs args;
-        args.out = call.Output("out", out);
-        args.x = call.Input("x", x);
+        call.Output("out", out, &args.out);
+        call.Input("x", x, &args.x);
         args.kind = call.Activation("kind", kind);
         return call.Run(cpu::Act, args);
       },
@@ -31,9 +31,9 @@ void BindActivation(nb::module_& m) {
       [](nb::handle grad_x, nb::handle grad_out, nb::handle x, const char* kind) {
         Call call("act_backward");
         cpu::ActBackwardArgs args;
-        args.grad_x = call.Output("grad_x", grad_x);
-        args.grad_out = call.Input("grad_out", grad_out);
-        args.x = call.Input("x", x);
+        call.Output("grad_x", grad_x, &args.grad_x);
+        call.Input("grad_out", grad_out, &args.grad_out);
+        call.Input("x", x, &args.x);
         args.kind = call.Activation("kind", kind);
         return call.Run(cpu::ActBackward, args);
       },
@@ -45,8 +45,8 @@ void BindActivation(nb::module_& m) {
       [](nb::handle out, nb::handle gate_up, const char* kind) {
         Call call("act_mul");
         cpu::ActMulArgs args;
-        args.out = call.Output("out", out);
-        args.gate_up = call.Input("gate_up", gate_up);
+        call.Output("out", out, &args.out);
+        call.Input("gate_up", gate_up, &args.gate_up);
         args.kind = call.Activation("kind", kind);
         return call.Run(cpu::ActMul, args);
       },
@@ -58,8 +58,8 @@ void BindActivation(nb::module_& m) {
       [](nb::handle out, nb::handle x, double scale) {
         Call call("softmax");
         cpu::SoftmaxArgs args;
-        args.out = call.Output("out", out);
-        args.x = call.Input("x", x);
+        call.Output("out", out, &args.out);
+        call.Input("x", x, &args.x);
         args.scale = static_cast<float>(scale);
         return call.Run(cpu::Softmax, args);
       },

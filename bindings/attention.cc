@@ -21,22 +21,22 @@ void BindAttention(nb::module_& m) {
          nb::handle k_doc, int64_t prefix_len) {
         Call call("attention_forward");
         cpu::AttentionForwardArgs args;
-        args.q = call.Input("q", q);
-        args.k = call.Input("k", k);
-        args.v = call.Input("v", v);
-        args.mask = call.OptionalInput("mask", mask, Layout::kAny);
+        call.Input("q", q, &args.q);
+        call.Input("k", k, &args.k);
+        call.Input("v", v, &args.v);
+        call.OptionalInput("mask", mask, &args.mask, Layout::kAny);
         if (scale.has_value()) args.scale = static_cast<float>(*scale);
         args.is_causal = is_causal;
         args.window_left = window_left;
         args.window_right = window_right;
         args.softcap = static_cast<float>(softcap);
-        args.alibi_slopes = call.OptionalInput("alibi_slopes", alibi_slopes, Layout::kAny);
-        args.sinks = call.OptionalInput("sinks", sinks);
-        args.q_doc = call.OptionalInput("q_doc", q_doc);
-        args.k_doc = call.OptionalInput("k_doc", k_doc);
+        call.OptionalInput("alibi_slopes", alibi_slopes, &args.alibi_slopes, Layout::kAny);
+        call.OptionalInput("sinks", sinks, &args.sinks);
+        call.OptionalInput("q_doc", q_doc, &args.q_doc);
+        call.OptionalInput("k_doc", k_doc, &args.k_doc);
         args.prefix_len = prefix_len;
-        args.out = call.Output("out", out);
-        args.lse = call.Output("lse", lse, Layout::kAny);
+        call.Output("out", out, &args.out);
+        call.Output("lse", lse, &args.lse, Layout::kAny);
         return call.Run(cpu::AttentionForward, args);
       },
       nb::arg("out"), nb::arg("lse"), nb::arg("q"), nb::arg("k"), nb::arg("v"),

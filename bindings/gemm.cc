@@ -43,11 +43,11 @@ void BindGemm(nb::module_& m) {
       [](nb::handle out, nb::handle x, nb::handle weight, nb::handle bias, const char* activation) {
         Call call("linear_act");
         cpu::LinearActArgs args;
-        args.x = call.Input("x", x);
-        args.weight = call.Input("weight", weight);
-        args.bias = call.OptionalInput("bias", bias);
+        call.Input("x", x, &args.x);
+        call.Input("weight", weight, &args.weight);
+        call.OptionalInput("bias", bias, &args.bias);
         args.activation = call.Activation("activation", activation);
-        args.out = call.Output("out", out);
+        call.Output("out", out, &args.out);
         return call.Run(cpu::LinearAct, args);
       },
       nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("bias").none(),
@@ -60,12 +60,12 @@ void BindGemm(nb::module_& m) {
          nb::handle scale, int64_t group_size) {
         Call call("pack_weight");
         cpu::PackWeightArgs args;
-        args.weight = call.Input("weight", weight);
+        call.Input("weight", weight, &args.weight);
         args.format = FormatOf("pack_weight", format);
-        args.scale = call.OptionalInput("scale", scale);
+        call.OptionalInput("scale", scale, &args.scale);
         args.group_size = group_size;
-        args.packed = call.Output("packed", packed);
-        args.scale_out = call.Output("scale_out", scale_out);
+        call.Output("packed", packed, &args.packed);
+        call.Output("scale_out", scale_out, &args.scale_out);
         return call.Run(cpu::PackWeight, args);
       },
       nb::arg("packed"), nb::arg("scale_out"), nb::arg("weight"), nb::arg("format"),
@@ -79,16 +79,16 @@ void BindGemm(nb::module_& m) {
          const char* compute) {
         Call call("packed_linear");
         cpu::PackedLinearArgs args;
-        args.x = call.Input("x", x);
-        args.packed = call.Input("packed", packed);
-        args.scale = call.Input("scale", scale);
+        call.Input("x", x, &args.x);
+        call.Input("packed", packed, &args.packed);
+        call.Input("scale", scale, &args.scale);
         args.out_features = out_features;
         args.format = FormatOf("packed_linear", format);
-        args.bias = call.OptionalInput("bias", bias);
+        call.OptionalInput("bias", bias, &args.bias);
         args.activation = call.Activation("activation", activation);
         args.group_size = group_size;
         args.compute = ComputeOf(compute);
-        args.out = call.Output("out", out);
+        call.Output("out", out, &args.out);
         return call.Run(cpu::PackedLinear, args);
       },
       nb::arg("out"), nb::arg("x"), nb::arg("packed"), nb::arg("scale"), nb::arg("out_features"),

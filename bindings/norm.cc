@@ -18,10 +18,10 @@ void BindNorm(nb::module_& m) {
       [](nb::handle out, nb::handle x, nb::handle weight, nb::handle bias, double eps) {
         Call call("layer_norm");
         cpu::LayerNormArgs args;
-        args.y = call.Output("out", out);
-        args.x = call.Input("x", x);
-        args.weight = call.OptionalInput("weight", weight);
-        args.bias = call.OptionalInput("bias", bias);
+        call.Output("out", out, &args.y);
+        call.Input("x", x, &args.x);
+        call.OptionalInput("weight", weight, &args.weight);
+        call.OptionalInput("bias", bias, &args.bias);
         args.eps = static_cast<float>(eps);
         return call.Run(cpu::LayerNorm, args);
       },
@@ -34,9 +34,9 @@ void BindNorm(nb::module_& m) {
       [](nb::handle out, nb::handle x, nb::handle weight, double eps) {
         Call call("rms_norm");
         cpu::RmsNormArgs args;
-        args.y = call.Output("out", out);
-        args.x = call.Input("x", x);
-        args.weight = call.OptionalInput("weight", weight);
+        call.Output("out", out, &args.y);
+        call.Input("x", x, &args.x);
+        call.OptionalInput("weight", weight, &args.weight);
         args.eps = static_cast<float>(eps);
         return call.Run(cpu::RmsNorm, args);
       },
@@ -49,12 +49,12 @@ void BindNorm(nb::module_& m) {
          nb::handle weight, nb::handle bias, double eps) {
         Call call("add_layer_norm");
         cpu::AddLayerNormArgs args;
-        args.y = call.Output("y", y);
-        args.new_residual = call.Output("new_residual", new_residual);
-        args.x = call.Input("x", x);
-        args.residual = call.Input("residual", residual);
-        args.weight = call.OptionalInput("weight", weight);
-        args.bias = call.OptionalInput("bias", bias);
+        call.Output("y", y, &args.y);
+        call.Output("new_residual", new_residual, &args.new_residual);
+        call.Input("x", x, &args.x);
+        call.Input("residual", residual, &args.residual);
+        call.OptionalInput("weight", weight, &args.weight);
+        call.OptionalInput("bias", bias, &args.bias);
         args.eps = static_cast<float>(eps);
         return call.Run(cpu::AddLayerNorm, args);
       },
@@ -68,11 +68,11 @@ void BindNorm(nb::module_& m) {
          nb::handle weight, double eps) {
         Call call("add_rms_norm");
         cpu::AddRmsNormArgs args;
-        args.y = call.Output("y", y);
-        args.new_residual = call.Output("new_residual", new_residual);
-        args.x = call.Input("x", x);
-        args.residual = call.Input("residual", residual);
-        args.weight = call.OptionalInput("weight", weight);
+        call.Output("y", y, &args.y);
+        call.Output("new_residual", new_residual, &args.new_residual);
+        call.Input("x", x, &args.x);
+        call.Input("residual", residual, &args.residual);
+        call.OptionalInput("weight", weight, &args.weight);
         args.eps = static_cast<float>(eps);
         return call.Run(cpu::AddRmsNorm, args);
       },

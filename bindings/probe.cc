@@ -54,14 +54,13 @@ void BindProbe(nb::module_& m) {
   m.def(
       "probe_memory",
       [](nb::handle target, nb::handle source, bool streaming, int64_t repeats) {
-        Call call("probe_memory");
-        const TensorView from = call.Input("source", source);
+        const TensorView from = ViewOf(source, "probe_memory", "source", Layout::kDenseLast);
         cpu::ProbeMemoryArgs args;
         args.source = from.data;
         args.bytes = from.size() * ItemSize(from.dtype);
         if (from.rank != 1) throw nb::value_error("probe_memory: 'source' must have one dimension");
         if (!target.is_none()) {
-          const MutableTensorView to = call.Output("target", target);
+          const MutableTensorView to = ViewOf(target, "probe_memory", "target", Layout::kDenseLast);
           if (to.rank != 1 || to.size() * ItemSize(to.dtype) != args.bytes) {
             throw nb::value_error("probe_memory: 'target' must be like 'source'");
           }

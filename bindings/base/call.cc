@@ -1,5 +1,6 @@
 #include "bindings/base/call.h"
 
+#include <stdexcept>
 #include <string>
 
 namespace kpt::bindings {
@@ -20,6 +21,19 @@ void ThrowIfError(const Status& status) {
       break;
   }
   throw nanobind::python_error();
+}
+
+PreparedCall& LastCall() {
+  static thread_local PreparedCall last;
+  return last;
+}
+
+void Call::Remember(const char* arg, nanobind::handle tensor, const TensorView* view,
+                    bool is_output) {
+  if (tensors_ == PreparedCall::kMaxTensors) {
+    throw std::logic_error(std::string(op_) + ": more tensors than PreparedCall::kMaxTensors");
+  }
+  taken_[tensors_++] = {arg, tensor.ptr(), view, is_output};
 }
 
 ActivationKind Call::Activation(const char* arg, const char* name) {

@@ -6,8 +6,8 @@
 //   m.def("act", [](nb::handle out, nb::handle x, const char* kind) {
 //     Call call("act");
 //     cpu::ActArgs args;
-//     args.out = call.Output("out", out);
-//     args.x = call.Input("x", x);
+//     call.Output("out", out, &args.out);
+//     call.Input("x", x, &args.x);
 //     args.kind = call.Activation("kind", kind);
 //     return call.Run(cpu::Act, args);
 //   }, nb::arg("out"), nb::arg("x"), nb::arg("kind"));
@@ -17,6 +17,10 @@
 #define KPT_BINDINGS_BASE_CALL_H_
 
 #include <nanobind/nanobind.h>
+
+#include <cstddef>
+#include <cstring>
+#include <type_traits>
 
 #include "bindings/base/control.h"
 #include "bindings/base/tensor.h"
@@ -29,28 +33,57 @@ namespace kpt::bindings {
 // Raises ValueError, TypeError, NotImplementedError or MemoryError; returns when ok.
 void ThrowIfError(const Status& status);
 
+// A kernel with its arguments, and where its tensors stand in them: enough to run it again on other
+// tensors of the same layouts. Holds no reference; of the tensors only the addresses change.
+struct PreparedCall {
+  static constexpr size_t kMaxBytes = 4096;
+  static constexpr int kMaxTensors = 16;
+
+  struct Place {
+    const char* arg;   // the schema's name, or the output's
+    PyObject* tensor;  // borrowed: meaningful only as long as the call's arguments live
+    bool is_output;
+    size_t offset;  // of the tensor's view within the arguments
+  };
+
+  const char* op = nullptr;
+  Status (*run)(void (*kernel)(), const LaunchContext& ctx, const void* args) = nullptr;
+  void (*kernel)() = nullptr;
+  size_t bytes = 0;
+  int tensors = 0;
+  Place places[kMaxTensors];
+  alignas(std::max_align_t) unsigned char args[kMaxBytes];
+};
+
+// The last call that this thread ran to its end. GIL held.
+PreparedCall& LastCall();
+
 class Call {
  public:
   explicit Call(const char* op) : op_(op) {}
 
-  TensorView Input(const char* arg, nanobind::handle tensor, Layout layout = Layout::kDenseLast) {
-    return ViewOf(tensor, op_, arg, layout);
+  // `view` must be a member of the arguments that Run is given.
+  void Input(const char* arg, nanobind::handle tensor, TensorView* view,
+             Layout layout = Layout::kDenseLast) {
+    *view = ViewOf(tensor, op_, arg, layout);
+    Remember(arg, tensor, view, false);
   }
-  // None gives a view that is not present().
-  TensorView OptionalInput(const char* arg, nanobind::handle tensor,
-                           Layout layout = Layout::kDenseLast) {
-    if (tensor.is_none()) return TensorView();
-    return ViewOf(tensor, op_, arg, layout);
+  // None leaves a view that is not present().
+  void OptionalInput(const char* arg, nanobind::handle tensor, TensorView* view,
+                     Layout layout = Layout::kDenseLast) {
+    if (!tensor.is_none()) Input(arg, tensor, view, layout);
   }
-  MutableTensorView Output(const char* arg, nanobind::handle tensor,
-                           Layout layout = Layout::kDenseLast) {
-    return ViewOf(tensor, op_, arg, layout);
+  void Output(const char* arg, nanobind::handle tensor, MutableTensorView* view,
+              Layout layout = Layout::kDenseLast) {
+    *view = ViewOf(tensor, op_, arg, layout);
+    Remember(arg, tensor, view, true);
   }
   ActivationKind Activation(const char* arg, const char* name);
 
   // Runs kernel(ctx, args) without the GIL; the name of the variant that ran.
   template <class Args>
   nanobind::str Run(Status (*kernel)(const LaunchContext&, const Args&), const Args& args) {
+    static_assert(std::is_trivially_copyable_v<Args> && sizeof(Args) <= PreparedCall::kMaxBytes);
     LaunchRecord record;
     LaunchContext ctx = MakeContext(op_);
     ctx.record = &record;
@@ -60,12 +93,39 @@ class Call {
       status = kernel(ctx, args);
     }
     ThrowIfError(status);
+    PreparedCall& last = LastCall();
+    last.op = op_;
+    last.run = [](void (*any)(), const LaunchContext& context, const void* bytes) {
+      return reinterpret_cast<Status (*)(const LaunchContext&, const Args&)>(any)(
+          context, *static_cast<const Args*>(bytes));
+    };
+    last.kernel = reinterpret_cast<void (*)()>(kernel);
+    last.bytes = sizeof(Args);
+    last.tensors = tensors_;
+    std::memcpy(last.args, &args, sizeof(Args));
+    for (int i = 0; i < tensors_; ++i) {
+      const Taken& t = taken_[i];
+      last.places[i] = {t.arg, t.tensor, t.is_output,
+                        static_cast<size_t>(reinterpret_cast<const char*>(t.view) -
+                                            reinterpret_cast<const char*>(&args))};
+    }
     // An empty problem may return before any variant is chosen.
     return nanobind::str(record.variant != nullptr ? record.variant : "empty");
   }
 
  private:
+  struct Taken {
+    const char* arg;
+    PyObject* tensor;
+    const TensorView* view;
+    bool is_output;
+  };
+
+  void Remember(const char* arg, nanobind::handle tensor, const TensorView* view, bool is_output);
+
   const char* op_;
+  int tensors_ = 0;
+  Taken taken_[PreparedCall::kMaxTensors];
 };
 
 }  // namespace kpt::bindings

@@ -1,7 +1,5 @@
 #include "bindings/base/control.h"
 
-#include <nanobind/stl/pair.h>
-
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -153,7 +151,6 @@ void BindControl(nb::module_& m) {
   m.def("variants", &ListAll);
   m.def("boundary", &BoundaryOf, nb::arg("tensor_type"));
   m.def("describe", &Describe, nb::arg("tensor"));
-  m.def("new_empty", &NewEmpty, nb::arg("like"), nb::arg("shape"), nb::arg("dtype"));
   m.def("max_threads", &MaxThreads);
   m.def("cpu_features", &FeatureDict);
 }

@@ -17,8 +17,8 @@ LaunchContext MakeContext(const char* op);
 // Makes the op's variants known to variants() and force_variant(). Called once per op at import.
 void AddVariants(const char* op, const std::vector<VariantInfo>& variants);
 
-// detected_isa, isa, set_isa_limit, force_variant, variants, boundary, describe, new_empty,
-// max_threads, cpu_features.
+// detected_isa, isa, set_isa_limit, force_variant, variants, boundary, describe, max_threads,
+// cpu_features.
 void BindControl(nanobind::module_& m);
 
 }  // namespace kpt::bindings

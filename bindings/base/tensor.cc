@@ -100,26 +100,6 @@ void FillLayout(const DLTensor& t, MutableTensorView* view) {
   view->data = t.data != nullptr ? static_cast<char*>(t.data) + t.byte_offset : nullptr;
 }
 
-bool ToDlpack(DType dtype, DLDataType* out) {
-  const auto set = [&](int code) {
-    *out = {static_cast<uint8_t>(code), static_cast<uint8_t>(8 * ItemSize(dtype)), 1};
-    return true;
-  };
-  switch (dtype) {
-    case DType::kFloat32:
-    case DType::kFloat16:
-      return set(kDLFloat);
-    case DType::kBFloat16:
-      return set(kDLBfloat);
-    case DType::kInt8:
-      return set(kDLInt);
-    case DType::kUInt8:
-      return set(kDLUInt);
-    default:
-      return false;
-  }
-}
-
 void FillFromDlpack(const DLPackExchangeAPI* api, nb::handle object, const char* op,
                     const char* arg, MutableTensorView* view) {
   DLTensor t;
@@ -179,26 +159,6 @@ void FillFromAttributes(nb::handle object, const char* op, const char* arg,
   view->data = reinterpret_cast<const void*>(nb::cast<uintptr_t>(object.attr("data_ptr")()));
 }
 
-nb::object Allocate(const DLPackExchangeAPI* api, const int64_t* shape, int rank,
-                    DLDataType dtype) {
-  DLTensor prototype = {};
-  prototype.device = {kDLCPU, 0};
-  prototype.ndim = rank;
-  prototype.dtype = dtype;
-  prototype.shape = const_cast<int64_t*>(shape);
-  DLManagedTensorVersioned* managed = nullptr;
-  const auto set_error = [](void*, const char*, const char* message) {
-    PyErr_SetString(PyExc_MemoryError, message);
-  };
-  if (api->managed_tensor_allocator(&prototype, &managed, nullptr, set_error) != 0) {
-    if (!PyErr_Occurred()) PyErr_SetString(PyExc_MemoryError, "new_empty: allocation failed");
-    throw nb::python_error();
-  }
-  void* tensor = nullptr;
-  if (api->managed_tensor_to_py_object_no_sync(managed, &tensor) != 0) throw nb::python_error();
-  return nb::steal(static_cast<PyObject*>(tensor));
-}
-
 }  // namespace
 
 MutableTensorView ViewOf(nb::handle object, const char* op, const char* arg, Layout layout) {
@@ -234,37 +194,6 @@ MutableTensorView ViewOf(nb::handle object, const char* op, const char* arg, Lay
                    std::to_string(view.stride(-1)) + "; call .contiguous() first");
   }
   return view;
-}
-
-nb::object NewEmpty(nb::handle like, nb::handle shape, std::pair<int, int> dtype) {
-  PyTypeObject* tensor_type = Py_TYPE(like.ptr());
-  const DLPackExchangeAPI* api = ApiOf(tensor_type);
-  if (api == nullptr) throw nb::type_error("new_empty: this torch has no DLPack exchange API");
-  int64_t sizes[kMaxRank];
-  const nb::object fast = nb::steal(PySequence_Tuple(shape.ptr()));
-  if (!fast.is_valid()) throw nb::python_error();
-  const size_t rank = nb::len(fast);
-  if (rank > kMaxRank) throw nb::value_error("new_empty: too many dimensions");
-  for (size_t i = 0; i < rank; ++i) {
-    sizes[i] = PyLong_AsLongLong(nb::object(fast[i]).ptr());
-    if (sizes[i] == -1 && PyErr_Occurred()) throw nb::python_error();
-  }
-  return Allocate(api, sizes, static_cast<int>(rank),
-                  {static_cast<uint8_t>(dtype.first), static_cast<uint8_t>(dtype.second), 1});
-}
-
-nb::object NewContiguous(nb::handle like, const int64_t* shape, int rank, DType dtype) {
-  const DLPackExchangeAPI* api = ApiOf(Py_TYPE(like.ptr()));
-  DLDataType type;
-  if (api == nullptr || !ToDlpack(dtype, &type)) {
-    throw nb::type_error("new_contiguous: a dtype or a torch that it does not serve");
-  }
-  return Allocate(api, shape, rank, type);
-}
-
-bool CanAllocate(DType dtype) {
-  DLDataType unused;
-  return ToDlpack(dtype, &unused);
 }
 
 bool TryView(nb::handle object, MutableTensorView* view) {

@@ -7,8 +7,6 @@
 
 #include <nanobind/nanobind.h>
 
-#include <utility>
-
 #include "kernels/base/tensor_view.h"
 
 namespace kpt::bindings {
@@ -26,15 +24,6 @@ MutableTensorView ViewOf(nanobind::handle object, const char* op, const char* ar
 // The same where that is quick and cannot fail: false, with no exception set, for anything but a
 // dense CPU tensor of a type with the exchange API.
 bool TryView(nanobind::handle object, MutableTensorView* view);
-
-// A new contiguous tensor from torch's own allocator, of the type of `like`, which must have the
-// exchange API; `dtype` must be CanAllocate. Raises MemoryError.
-nanobind::object NewContiguous(nanobind::handle like, const int64_t* shape, int rank, DType dtype);
-bool CanAllocate(DType dtype);
-
-// A new tensor of `shape` (a sequence of ints) on the CPU from torch's own allocator, of the type
-// of `like`, which must have the exchange API; `dtype` is (DLPack code, bits).
-nanobind::object NewEmpty(nanobind::handle like, nanobind::handle shape, std::pair<int, int> dtype);
 
 // What a kernel would be given: (address, dtype name, shape, strides in elements).
 nanobind::tuple Describe(nanobind::handle tensor);

@@ -133,31 +133,3 @@ def test_many_tensor_types_in_turn():
             t = torch.ones(3).as_subclass(kind)
             assert NATIVE.describe(t)[2] == (3,)
             assert NATIVE.describe(Wrapped(t))[2] == (3,)
-
-
-@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 5), (2, 3, 4), torch.Size([4, 1]), [7]])
-def test_new_empty_is_torchs(shape):
-    like = torch.empty(1)
-    for dtype, code in ((torch.float32, (2, 32)), (torch.bfloat16, (4, 16)), (torch.int8, (0, 8))):
-        t = NATIVE.new_empty(like, shape, code)
-        assert type(t) is torch.Tensor
-        assert t.dtype == dtype
-        assert tuple(t.shape) == tuple(shape)
-        assert t.is_contiguous()
-        assert t.numel() == 0 or t.data_ptr() % 64 == 0
-        t.fill_(1)
-        assert not t.requires_grad
-
-
-def test_new_empty_refuses():
-    like = torch.empty(1)
-    with pytest.raises(ValueError, match="too many dimensions"):
-        NATIVE.new_empty(like, (1,) * 9, (2, 32))
-    with pytest.raises(MemoryError):
-        NATIVE.new_empty(like, (2**61,), (2, 32))
-    with pytest.raises(TypeError):
-        NATIVE.new_empty(like, ("a",), (2, 32))
-    with pytest.raises(OverflowError):
-        NATIVE.new_empty(like, (2**63,), (2, 32))
-    with pytest.raises(TypeError, match="exchange API"):
-        NATIVE.new_empty(object(), (1,), (2, 32))

@@ -267,12 +267,9 @@ def _speed(root: pathlib.Path) -> str:
         rows = [tables.cells(row) for row in record.rows if row.family == family]
         text += f"## {family}\n\n{_table(tables.HEADER, rows, range(3, 7))}\n"
     if record.overhead:
-        overhead = [
-            (o.name, f"{o.kpt * 1e6:.1f} us", o.torch_name, f"{o.torch * 1e6:.1f} us")
-            for o in record.overhead
-        ]
         text += "## Overhead of a call\n\n"
-        text += _table(("call", "KPT", "compared with", "PyTorch"), overhead, (1, 3)) + "\n"
+        header = ("call", "KPT", "its kernel alone", "compared with", "PyTorch")
+        text += _table(header, map(tables.overhead_row, record.overhead), (1, 2, 4)) + "\n"
     if record.skipped:
         text += "## Rows that did not run\n\n"
         text += _table(("row", "why"), sorted(record.skipped.items())) + "\n"

@@ -12,11 +12,11 @@ import torch
 
 from kernel_pytorch._native import load
 from kernel_pytorch.backends.launcher import Backend, make_launcher, make_out_launcher
-from kernel_pytorch.core.dispatch_log import record
+from kernel_pytorch.core.dispatch_log import noted, settle
 from kernel_pytorch.core.errors import NativeUnavailableError
 from kernel_pytorch.ops import autograd
-from kernel_pytorch.ops.registry import SPECS, allocate
-from kernel_pytorch.ops.spec import OpSpec, Out
+from kernel_pytorch.ops.registry import SPECS
+from kernel_pytorch.ops.spec import OpSpec
 
 __all__ = [
     "VariantInfo",
@@ -26,6 +26,7 @@ __all__ = [
     "force_variant",
     "isa",
     "isa_limit",
+    "kernel_seconds",
     "max_threads",
     "module_file",
     "register",
@@ -48,8 +49,7 @@ class _Cpu(Backend):
     name = "cpu"
 
     def __init__(self) -> None:
-        # torch's allocator through the native module, once that is loaded (a third of the cost).
-        self._new_empty: Callable[..., torch.Tensor] | None = None
+        self.seconds: dict[str, Callable[..., float]] = {}
 
     @functools.cache  # noqa: B019  (one instance for the life of the process)
     def find(self, op: str) -> Callable[..., str]:
@@ -63,47 +63,31 @@ class _Cpu(Backend):
                 raise NotImplementedError(reason)
 
             return unavailable
-        if native.boundary(torch.Tensor) == "dlpack_c_exchange_api":
-            self._new_empty = native.new_empty
         function: Callable[..., str] = getattr(native, op)
         return function
 
-    def empty(self, out: Out, first: torch.Tensor) -> torch.Tensor:
-        code = _ALLOCATION_CODES.get(out.dtype)
-        if self._new_empty is None or code is None or out.like is not None or len(out.shape) > 8:
-            return allocate(out, first.device)
-        return self._new_empty(first, out.shape, code)
-
     def repeatable(
-        self, spec: OpSpec, native: Callable[..., str], notes: Mapping[str, Any]
+        self, spec: OpSpec, notes: Mapping[str, Any]
     ) -> tuple[Callable[..., None], Callable[..., Any]] | None:
-        if self._new_empty is None:
-            return None  # no native module, or a torch without the exchange API
-        module = load("cpu")
+        try:
+            module = load("cpu")
+        except NativeUnavailableError:
+            return None
+        if module.boundary(torch.Tensor) != "dlpack_c_exchange_api":
+            return None
         tensors = set(spec.tensor_arguments)
-        number = module.repeatable(
-            native,
-            record,
-            notes,
+        remember, repeat, seconds = module.repeatable(
+            spec.name,
+            tuple(a.name for a in spec.arguments),
             tuple(a.name in tensors for a in spec.arguments),
-            torch.is_grad_enabled,
-            torch.Tensor.is_neg,
-            torch.Tensor,
-            torch.nn.Parameter,
+            notes,
+            noted,
+            settle,
         )
-        repeat = functools.partial(module.repeat, number)
         autograd.repeats[spec.name] = repeat
-        return functools.partial(module.remember, number), repeat
+        self.seconds[spec.name] = seconds
+        return remember, repeat
 
-
-_ALLOCATION_CODES = {
-    # dtype -> (DLPack type code, bits)
-    torch.float32: (2, 32),
-    torch.float16: (2, 16),
-    torch.bfloat16: (4, 16),
-    torch.int8: (0, 8),
-    torch.uint8: (1, 8),
-}
 
 CPU = _Cpu()
 
@@ -183,6 +167,14 @@ def boundary() -> str:
     microseconds a call slower) where torch lacks the former."""
     name: str = load("cpu").boundary(torch.Tensor)
     return name
+
+
+def kernel_seconds(op: str, runs: int, *arguments: Any) -> float:
+    """Mean time of the kernel alone over ``runs`` of a call, without Python, dispatch and
+    allocation. ``arguments`` are all of the operator's, as in a call made before: else ValueError.
+    """
+    seconds: float = CPU.seconds[op](runs, *arguments)
+    return seconds
 
 
 def module_file() -> str:

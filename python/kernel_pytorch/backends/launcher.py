@@ -26,7 +26,7 @@ Repeat = Callable[..., Any]
 
 
 class Backend:
-    """How a backend's native functions are found, and how its outputs are allocated."""
+    """How a backend's native functions are found and repeated."""
 
     name: str
 
@@ -36,13 +36,7 @@ class Backend:
         raises NotImplementedError when none serves the call."""
         raise NotImplementedError
 
-    def empty(self, out: Out, first: torch.Tensor) -> torch.Tensor:
-        """An uninitialised output on the device of ``first``."""
-        return allocate(out, first.device)
-
-    def repeatable(
-        self, spec: OpSpec, native: Native, notes: Mapping[str, Any]
-    ) -> tuple[Remember, Repeat] | None:
+    def repeatable(self, spec: OpSpec, notes: Mapping[str, Any]) -> tuple[Remember, Repeat] | None:
         """Called once, before the operator's first call: two functions, or None where there are
         none. The first is told of every call that passed the checks and ran, ``(outputs,
         *arguments)``; the second takes the arguments of a call and, when it is like one of those,
@@ -71,9 +65,9 @@ def make_launcher(spec: OpSpec, backend: Backend) -> tuple[Callable[..., Any], C
     outs = ", ".join(f"out{i}" for i in range(returns))
     inferred = f"infer({signature.by_name(spec)})"
     allocated = (
-        f"empty({inferred}, {first})"
+        f"empty({inferred}, {first}.device)"
         if returns == 1
-        else f"[empty(o, {first}) for o in {inferred}]"
+        else f"[empty(o, {first}.device) for o in {inferred}]"
     )
     source = (
         f"def {spec.name}({signature.parameters(spec)}):\n"
@@ -101,7 +95,7 @@ def make_launcher(spec: OpSpec, backend: Backend) -> tuple[Callable[..., Any], C
 
     def find_native() -> Native:
         namespace["native"] = native = backend.find(spec.name)
-        namespace["remember"], namespace["repeat"] = backend.repeatable(spec, native, notes) or (
+        namespace["remember"], namespace["repeat"] = backend.repeatable(spec, notes) or (
             None,
             None,
         )
@@ -118,7 +112,7 @@ def make_launcher(spec: OpSpec, backend: Backend) -> tuple[Callable[..., Any], C
         "allocation_error": lambda **bound: raise_allocation_error(spec, bound),
         "D": frozenset(spec.dtypes),
         "check": lambda *args: check(spec, bind(spec, args, {})),
-        "empty": backend.empty,
+        "empty": allocate,
         "extra_check": spec.check,
         "fall_back": fall_back,
         "find_native": find_native,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
+from kernel_pytorch.backends import cpu
 from kernel_pytorch.bench.record import Overhead
 from kernel_pytorch.bench.stats import median
-from kernel_pytorch.ops import SPECS
 
 __all__ = ["measure_overhead"]
 
@@ -32,34 +32,60 @@ def _seconds(calls: list[Callable[[], Any]]) -> list[float]:
     return [median(times) for times in samples]
 
 
-def _ours() -> Iterator[tuple[str, Callable[[], Any]]]:
+class _Measured(NamedTuple):
+    name: str
+    call: Callable[[], Any]
+    op: str
+    arguments: tuple[Any, ...]
+    """All of the operator's, with those that ``call`` leaves to their defaults."""
+
+
+def _ours() -> Iterator[_Measured]:
     x = torch.ones(1, _SIZE)
     weight = torch.ones(_SIZE, _SIZE)
     vector = torch.ones(_SIZE)
     kpt = torch.ops.kpt
-    if "packed_linear" in SPECS:
-        packed, scale = kpt.pack_weight(weight, "fp32")
-        yield (
-            "packed_linear, 4 tensors in, 1 out",
-            lambda: kpt.packed_linear(x, packed, scale, _SIZE, "fp32", vector),
-        )
-    if "linear_act" in SPECS:
-        yield "linear_act, 3 tensors in, 1 out", lambda: kpt.linear_act(x, weight, vector)
-    if "add_layer_norm" in SPECS:
-        yield (
-            "add_layer_norm, 4 tensors in, 2 out",
-            lambda: kpt.add_layer_norm(x, x, vector, vector),
-        )
-    if "act" in SPECS:
-        yield "act, 1 tensor in, 1 out", lambda: kpt.act(x, "relu")
+    packed, scale = kpt.pack_weight(weight, "fp32")
+    yield _Measured(
+        "packed_linear, 4 tensors in, 1 out",
+        lambda: kpt.packed_linear(x, packed, scale, _SIZE, "fp32", vector),
+        "packed_linear",
+        (x, packed, scale, _SIZE, "fp32", vector, "none", -1, "weight_only"),
+    )
+    yield _Measured(
+        "linear_act, 3 tensors in, 1 out",
+        lambda: kpt.linear_act(x, weight, vector),
+        "linear_act",
+        (x, weight, vector, "none"),
+    )
+    yield _Measured(
+        "add_layer_norm, 4 tensors in, 2 out",
+        lambda: kpt.add_layer_norm(x, x, vector, vector),
+        "add_layer_norm",
+        (x, x, vector, vector, 1e-5),
+    )
+    yield _Measured("act, 1 tensor in, 1 out", lambda: kpt.act(x, "relu"), "act", (x, "relu"))
+
+
+def _kernel_seconds(op: str, arguments: tuple[Any, ...]) -> float | None:
+    if cpu.boundary() != "dlpack_c_exchange_api":
+        return None
+    return median([cpu.kernel_seconds(op, _CALLS, *arguments) for _ in range(_SAMPLES)])
 
 
 def measure_overhead() -> Iterator[Overhead]:
-    """Whole calls, the tiny kernels included: upper bounds of the overhead. Beside them, in the
-    same interleaved loop, ``F.linear`` of the same size with its bias."""
+    """Whole calls, the tiny kernels included, and those kernels alone: the difference is what a
+    call costs. Beside them, in the same interleaved loop, ``F.linear`` of the same size with its
+    bias."""
     x = torch.ones(1, _SIZE)
     weight = torch.ones(_SIZE, _SIZE)
     bias = torch.ones(_SIZE)
-    for name, call in _ours():
+    for name, call, op, arguments in _ours():
         ours, theirs = _seconds([call, lambda: F.linear(x, weight, bias)])
-        yield Overhead(name=name, kpt=ours, torch=theirs, torch_name="F.linear, 3 tensors in")
+        yield Overhead(
+            name=name,
+            kpt=ours,
+            kernel=_kernel_seconds(op, arguments),
+            torch=theirs,
+            torch_name="F.linear, 3 tensors in",
+        )

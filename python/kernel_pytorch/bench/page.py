@@ -247,15 +247,12 @@ def page(record: Record) -> str:
         ]
     if record.overhead:
         parts += [
-            "<h2>Cost of a call</h2><p class=note>Whole calls on tensors of a few numbers, the "
-            "tiny kernels included.</p>",
+            "<h2>Cost of a call</h2><p class=note>Whole calls on tensors of a few numbers; of "
+            "them the kernel alone; and PyTorch's.</p>",
             _table(
-                ("KPT", "time", "PyTorch", "time"),
-                [
-                    (o.name, tables.time_text(o.kpt), o.torch_name, tables.time_text(o.torch))
-                    for o in record.overhead
-                ],
-                numeric=(1, 3),
+                ("KPT", "call", "its kernel", "PyTorch", "call"),
+                [tables.overhead_row(o) for o in record.overhead],
+                numeric=(1, 2, 4),
             ),
         ]
     if record.skipped:

@@ -88,6 +88,8 @@ class Overhead:
 
     name: str
     kpt: float
+    kernel: float | None = None
+    """Of ``kpt``, the kernel alone; None where it could not be told apart."""
     torch: float
     torch_name: str
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from kernel_pytorch.bench.record import Machine, Record, Row
+from kernel_pytorch.bench.record import Machine, Overhead, Record, Row
 
 __all__ = [
     "HEADER",
     "cells",
     "limit_text",
     "machine_text",
+    "overhead_row",
     "rate_text",
     "time_text",
     "versions_text",
@@ -46,6 +47,12 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{100 * row.limit_share:.0f}% {row.bound}",
         row.variant + (" (unsteady machine)" if row.unsteady else ""),
     )
+
+
+def overhead_row(item: Overhead) -> tuple[str, str, str, str, str]:
+    """A call and its time, of it the kernel's, and PyTorch's call and time."""
+    kernel = "" if item.kernel is None else time_text(item.kernel)
+    return item.name, time_text(item.kpt), kernel, item.torch_name, time_text(item.torch)
 
 
 def machine_text(machine: Machine) -> str:

@@ -70,11 +70,9 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
     )
     source = (
         f"def autograd_{spec.name}({signature.parameters(spec)}):\n"
-        f"    plain_state = (modes() == 0 and forward_ad._current_level < 0\n"
-        f"        and not included(functionalize) and not transforms())\n"
+        f"    plain_state = modes() == 0 and forward_ad._current_level < 0 and not transforms()\n"
         f"    if plain_state and (repeat := repeats.get({spec.name!r})) is not None:\n"
-        f"        result = repeat({', '.join(names)})\n"
-        f"        if result is not None:\n"
+        f"        if (result := repeat({', '.join(names)})) is not None:\n"
         f"            return result\n"
         f"    try:\n"
         f"        needs_grad = {needs_grad}\n"
@@ -84,6 +82,7 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
         f"    if needs_grad and is_grad_enabled() or forward_ad._current_level >= 0:\n"
         f"        return apply({', '.join(names)})\n"
         f"    launch = fast_paths.get({spec.name!r})\n"
+        f"    plain_state = plain_state and not included(functionalize)\n"
         f"    if launch is not None and plain_state and {is_plain}:\n"
         f"        return launch({signature.forwarded(spec)})\n"
         f"    return below({signature.forwarded(spec)})\n"

@@ -144,7 +144,7 @@ def test_page_without_rows(record):
 def test_overhead_has_the_row_of_four_tensors():
     from kernel_pytorch.bench import overhead
 
-    names = [name for name, _ in overhead._ours()]
+    names = [item.name for item in overhead._ours()]
     assert any("4 tensors in, 1 out" in name for name in names)
 
 

@@ -194,10 +194,9 @@ def _overhead(record: Record) -> object:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("cost of a call")
     table.add_column("KPT", justify="right")
-    table.add_column("PyTorch", justify="right")
+    table.add_column("its kernel", justify="right")
     table.add_column("")
+    table.add_column("PyTorch", justify="right")
     for item in record.overhead:
-        table.add_row(
-            item.name, tables.time_text(item.kpt), tables.time_text(item.torch), item.torch_name
-        )
+        table.add_row(*tables.overhead_row(item))
     return table
