@@ -1,9 +1,10 @@
 """Writes the lock files under third_party/pypi from the .in files beside them.
 
     python3 -m venv /path/to/venv && /path/to/venv/bin/pip install -U pip
-    /path/to/venv/bin/python tools/lock.py
+    /path/to/venv/bin/python tools/lock.py [NAME...]
 
-pip resolves each closure once for every supported Python, from the package index alone (local
+NAME is an .in file without its suffix ("torch" and "packages" go together); without names, all of
+them. pip resolves each closure once for every supported Python, from the package index alone (local
 wheel folders of this machine are switched off), and reports the file it chose; nothing is
 installed. Packages that differ between Pythons get a marker. torch is resolved together with
 everything that lives beside it, then the closure is split in three:
@@ -100,10 +101,13 @@ def _write(out: str, source: str, resolved: Resolved, extra: dict[str, list[str]
     print(f"{out}.lock: {len(resolved)} packages", flush=True)
 
 
-def main() -> None:
-    for name in ("nanobind", "nanobind_backend", "dlpack", "minilm", "lint"):
-        requirements, extra, closure = _read_inputs([name])
-        _write(name, f"{name}.in", _resolve(requirements, closure), extra)
+def main(names: list[str]) -> None:
+    for name in ("nanobind", "nanobind_backend", "dlpack", "minilm", "lint", "cuda_toolkit"):
+        if not names or name in names:
+            requirements, extra, closure = _read_inputs([name])
+            _write(name, f"{name}.in", _resolve(requirements, closure), extra)
+    if names and not {"torch", "packages"} & set(names):
+        return
     requirements, extra, closure = _read_inputs(["torch", "packages"])
     resolved = _resolve(requirements, closure)
     torch: set[str] = set()
@@ -117,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

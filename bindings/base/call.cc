@@ -19,6 +19,9 @@ void ThrowIfError(const Status& status) {
     case StatusCode::kResourceExhausted:
       PyErr_SetString(PyExc_MemoryError, status.message().c_str());
       break;
+    case StatusCode::kDeviceError:
+      PyErr_SetString(PyExc_RuntimeError, status.message().c_str());
+      break;
   }
   throw nanobind::python_error();
 }

@@ -3,6 +3,7 @@
 #define KPT_KERNELS_BASE_LAUNCH_CONTEXT_H_
 
 #include "kernels/base/cpu_features.h"
+#include "kernels/base/gpu_device.h"
 
 namespace kpt {
 
@@ -16,6 +17,11 @@ struct LaunchContext {
   Isa isa = Isa::kBaseline;             // highest level a variant may use
   const char* force_variant = nullptr;  // only the variant of this name may run; nullptr: any
   LaunchRecord* record = nullptr;
+  // GPU backends: the device of the call's tensors, which is current during the call, and torch's
+  // current stream there (a cudaStream_t; nullptr is the default stream). A call only enqueues: it
+  // neither waits nor allocates, so that graphs can capture it.
+  const GpuDevice* device = nullptr;
+  void* stream = nullptr;
 };
 
 }  // namespace kpt

@@ -14,6 +14,7 @@ enum class StatusCode {
   kTypeError,          // a dtype or device is wrong                     -> TypeError
   kUnimplemented,      // no native variant serves this call             -> the reference runs
   kResourceExhausted,  // scratch memory could not be had                -> MemoryError
+  kDeviceError,        // a GPU's driver or runtime refused              -> RuntimeError
 };
 
 class [[nodiscard]] Status {
@@ -30,6 +31,9 @@ class [[nodiscard]] Status {
   }
   static Status ResourceExhausted(std::string message) {
     return Status(StatusCode::kResourceExhausted, std::move(message));
+  }
+  static Status DeviceError(std::string message) {
+    return Status(StatusCode::kDeviceError, std::move(message));
   }
 
   bool ok() const { return code_ == StatusCode::kOk; }

@@ -24,7 +24,8 @@ struct Variant {
 
 struct VariantInfo {
   const char* name;
-  Isa isa;
+  Isa isa;            // GPU backends: the lowest
+  const char* level;  // the ISA level's name, or that of a GPU variant's target
 };
 
 template <class Args, int N>
@@ -47,7 +48,7 @@ template <class Args, int N>
 std::vector<VariantInfo> ListVariants(const Variant<Args> (&variants)[N]) {
   std::vector<VariantInfo> out;
   out.reserve(N);
-  for (const Variant<Args>& v : variants) out.push_back({v.name, v.isa});
+  for (const Variant<Args>& v : variants) out.push_back({v.name, v.isa, Name(v.isa)});
   return out;
 }
 

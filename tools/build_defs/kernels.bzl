@@ -1,6 +1,6 @@
 """kpt_kernel_library: one kernel family; the file name decides how a source is compiled.
 
-Under the family's folder (and its cpu/ folder):
+Under the family's folder (and its cpu/ folder), for the library FAMILY:
 
   *_simd.cc         portable SIMD, compiled once per instruction set: baseline, avx2, avx512.
                     The namespace of the copy comes as KPT_SIMD_NS.
@@ -9,12 +9,21 @@ Under the family's folder (and its cpu/ folder):
   any other *.cc    plain code: argument checks and variant tables.
   *.h               headers, for all of the above, the bindings and the tests.
 
+Under its gpu/ folder (one source for CUDA and HIP) and its cuda/ folder, for FAMILY_cuda:
+
+  *.cu.cc           CUDA, for every architecture; *_sm90a.cu.cc and the like for one (cuda.bzl).
+  any other *.cc    plain host code: checks, choices, variant tables.
+
+They are compiled with KPT_BACKEND=cuda (kernels/base/backend.h) and only where something asks for
+FAMILY_cuda.
+
 A new file of a known suffix needs no BUILD edit. On other processors the x86 files are left out
 and *_simd.cc is compiled once, as baseline; KPT_HAVE_X86_VARIANTS tells plain code which it is.
 """
 
 load("@rules_cc//cc:defs.bzl", "cc_library")
 load("//tools/lint:sources.bzl", "lint_sources")
+load(":cuda.bzl", "cuda_objects")
 
 KPT_COPTS = [
     "-O3",
@@ -68,6 +77,17 @@ _SIMD_COPIES = {
 
 _X86 = "@platforms//cpu:x86_64"
 
+KPT_CUDA_DEFINES = [
+    "KPT_BACKEND=cuda",
+    "KPT_BACKEND_IS_CUDA=1",
+]
+
+# What NVIDIA's packages are made for.
+KPT_CUDA_COMPATIBLE_WITH = [
+    "@platforms//os:linux",
+    _X86,
+]
+
 def _sources(suffix = ""):
     return native.glob(
         ["*%s.cc" % suffix, "cpu/*%s.cc" % suffix],
@@ -94,7 +114,10 @@ def kpt_kernel_library(name, deps = [], visibility = None):
     # Visible like the library, so that a test may include a header without its code.
     cc_library(
         name = name + "_headers",
-        hdrs = native.glob(["*.h", "cpu/*.h"], allow_empty = True),
+        hdrs = native.glob(
+            ["*.h", "cpu/*.h", "gpu/**/*.h", "cuda/*.h"],
+            allow_empty = True,
+        ),
         visibility = visibility,
         deps = deps,
     )
@@ -165,4 +188,35 @@ def kpt_kernel_library(name, deps = [], visibility = None):
             _X86: x86,
             "//conditions:default": [],
         }),
+    )
+
+    _cuda_library(name, visibility)
+
+def _cuda_library(name, visibility):
+    device = native.glob(["gpu/*.cu.cc", "cuda/*.cu.cc"], allow_empty = True)
+    host = native.glob(["gpu/*.cc", "cuda/*.cc"], allow_empty = True, exclude = device)
+    if not device and not host:
+        return
+    deps = [name + "_headers", "@cuda_toolkit//:cudart"]
+    if native.package_name() != "kernels/base":
+        deps.append("//kernels/base:base_cuda")
+    if device:
+        cuda_objects(
+            name = name + "_cuda_objects",
+            srcs = device,
+            local_defines = KPT_CUDA_DEFINES,
+            target_compatible_with = KPT_CUDA_COMPATIBLE_WITH,
+            visibility = ["//tests:__subpackages__"],
+            deps = deps,
+        )
+        deps = deps + [name + "_cuda_objects"]
+    cc_library(
+        name = name + "_cuda",
+        srcs = host,
+        copts = KPT_COPTS,
+        linkstatic = True,
+        local_defines = KPT_CUDA_DEFINES,
+        target_compatible_with = KPT_CUDA_COMPATIBLE_WITH,
+        visibility = visibility,
+        deps = deps,
     )
