@@ -12,43 +12,43 @@ namespace kpt::bindings {
 namespace nb = nanobind;
 
 void BindNorm(nb::module_& m) {
-  AddVariants("layer_norm", cpu::LayerNormVariants());
+  AddVariants("layer_norm", backend::LayerNormVariants());
   m.def(
       "layer_norm",
       [](nb::handle out, nb::handle x, nb::handle weight, nb::handle bias, double eps) {
         Call call("layer_norm");
-        cpu::LayerNormArgs args;
+        backend::LayerNormArgs args;
         call.Output("out", out, &args.y);
         call.Input("x", x, &args.x);
         call.OptionalInput("weight", weight, &args.weight);
         call.OptionalInput("bias", bias, &args.bias);
         args.eps = static_cast<float>(eps);
-        return call.Run(cpu::LayerNorm, args);
+        return call.Run(backend::LayerNorm, args);
       },
       nb::arg("out"), nb::arg("x"), nb::arg("weight").none(), nb::arg("bias").none(),
       nb::arg("eps"));
 
-  AddVariants("rms_norm", cpu::RmsNormVariants());
+  AddVariants("rms_norm", backend::RmsNormVariants());
   m.def(
       "rms_norm",
       [](nb::handle out, nb::handle x, nb::handle weight, double eps) {
         Call call("rms_norm");
-        cpu::RmsNormArgs args;
+        backend::RmsNormArgs args;
         call.Output("out", out, &args.y);
         call.Input("x", x, &args.x);
         call.OptionalInput("weight", weight, &args.weight);
         args.eps = static_cast<float>(eps);
-        return call.Run(cpu::RmsNorm, args);
+        return call.Run(backend::RmsNorm, args);
       },
       nb::arg("out"), nb::arg("x"), nb::arg("weight").none(), nb::arg("eps"));
 
-  AddVariants("add_layer_norm", cpu::AddLayerNormVariants());
+  AddVariants("add_layer_norm", backend::AddLayerNormVariants());
   m.def(
       "add_layer_norm",
       [](nb::handle y, nb::handle new_residual, nb::handle x, nb::handle residual,
          nb::handle weight, nb::handle bias, double eps) {
         Call call("add_layer_norm");
-        cpu::AddLayerNormArgs args;
+        backend::AddLayerNormArgs args;
         call.Output("y", y, &args.y);
         call.Output("new_residual", new_residual, &args.new_residual);
         call.Input("x", x, &args.x);
@@ -56,25 +56,25 @@ void BindNorm(nb::module_& m) {
         call.OptionalInput("weight", weight, &args.weight);
         call.OptionalInput("bias", bias, &args.bias);
         args.eps = static_cast<float>(eps);
-        return call.Run(cpu::AddLayerNorm, args);
+        return call.Run(backend::AddLayerNorm, args);
       },
       nb::arg("y"), nb::arg("new_residual"), nb::arg("x"), nb::arg("residual"),
       nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("eps"));
 
-  AddVariants("add_rms_norm", cpu::AddRmsNormVariants());
+  AddVariants("add_rms_norm", backend::AddRmsNormVariants());
   m.def(
       "add_rms_norm",
       [](nb::handle y, nb::handle new_residual, nb::handle x, nb::handle residual,
          nb::handle weight, double eps) {
         Call call("add_rms_norm");
-        cpu::AddRmsNormArgs args;
+        backend::AddRmsNormArgs args;
         call.Output("y", y, &args.y);
         call.Output("new_residual", new_residual, &args.new_residual);
         call.Input("x", x, &args.x);
         call.Input("residual", residual, &args.residual);
         call.OptionalInput("weight", weight, &args.weight);
         args.eps = static_cast<float>(eps);
-        return call.Run(cpu::AddRmsNorm, args);
+        return call.Run(backend::AddRmsNorm, args);
       },
       nb::arg("y"), nb::arg("new_residual"), nb::arg("x"), nb::arg("residual"),
       nb::arg("weight").none(), nb::arg("eps"));

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bindings/base/call.h"
+#include "bindings/base/context.h"
 #include "bindings/families.h"
 
 namespace kpt::bindings {

@@ -32,9 +32,16 @@ PreparedCall& LastCall() {
 }
 
 void Call::Remember(const char* arg, nanobind::handle tensor, const TensorView* view,
-                    bool is_output) {
+                    bool is_output, int device) {
   if (tensors_ == PreparedCall::kMaxTensors) {
     throw std::logic_error(std::string(op_) + ": more tensors than PreparedCall::kMaxTensors");
+  }
+  if (tensors_ == 0) device_ = device;
+  if (device != device_) {
+    throw nanobind::value_error((std::string(op_) + ": argument '" + arg + "' must be on device " +
+                                 std::to_string(device_) + " like '" + taken_[0].arg + "', got " +
+                                 std::to_string(device))
+                                    .c_str());
   }
   taken_[tensors_++] = {arg, tensor.ptr(), view, is_output};
 }

@@ -5,11 +5,11 @@
 //
 //   m.def("act", [](nb::handle out, nb::handle x, const char* kind) {
 //     Call call("act");
-//     cpu::ActArgs args;
+//     backend::ActArgs args;
 //     call.Output("out", out, &args.out);
 //     call.Input("x", x, &args.x);
 //     args.kind = call.Activation("kind", kind);
-//     return call.Run(cpu::Act, args);
+//     return call.Run(backend::Act, args);
 //   }, nb::arg("out"), nb::arg("x"), nb::arg("kind"));
 //
 // Outputs come first, preallocated by the caller; then the schema's arguments under their names.
@@ -22,15 +22,21 @@
 #include <cstring>
 #include <type_traits>
 
+#include "bindings/base/context.h"
 #include "bindings/base/control.h"
 #include "bindings/base/tensor.h"
 #include "kernels/base/activation_kind.h"
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 
+#if defined(KPT_BACKEND_IS_CUDA)
+#include "bindings/cuda/on_device.h"
+#endif
+
 namespace kpt::bindings {
 
-// Raises ValueError, TypeError, NotImplementedError or MemoryError; returns when ok.
+// Raises ValueError, TypeError, NotImplementedError, MemoryError or RuntimeError; returns when ok.
 void ThrowIfError(const Status& status);
 
 // A kernel with its arguments, and where its tensors stand in them: enough to run it again on other
@@ -65,8 +71,9 @@ class Call {
   // `view` must be a member of the arguments that Run is given.
   void Input(const char* arg, nanobind::handle tensor, TensorView* view,
              Layout layout = Layout::kDenseLast) {
-    *view = ViewOf(tensor, op_, arg, layout);
-    Remember(arg, tensor, view, false);
+    int device = 0;
+    *view = ViewOf(tensor, op_, arg, layout, &device);
+    Remember(arg, tensor, view, false, device);
   }
   // None leaves a view that is not present().
   void OptionalInput(const char* arg, nanobind::handle tensor, TensorView* view,
@@ -75,18 +82,27 @@ class Call {
   }
   void Output(const char* arg, nanobind::handle tensor, MutableTensorView* view,
               Layout layout = Layout::kDenseLast) {
-    *view = ViewOf(tensor, op_, arg, layout);
-    Remember(arg, tensor, view, true);
+    int device = 0;
+    *view = ViewOf(tensor, op_, arg, layout, &device);
+    Remember(arg, tensor, view, true, device);
   }
   ActivationKind Activation(const char* arg, const char* name);
 
-  // Runs kernel(ctx, args) without the GIL; the name of the variant that ran.
+  // Runs kernel(ctx, args) without the GIL; the name of the variant that ran. On a GPU the tensors'
+  // device is current meanwhile, and `workspace` says how many bytes of it the kernel wants.
   template <class Args>
-  nanobind::str Run(Status (*kernel)(const LaunchContext&, const Args&), const Args& args) {
+  nanobind::str Run(Status (*kernel)(const LaunchContext&, const Args&), const Args& args,
+                    int64_t (*workspace)(const LaunchContext&, const Args&) = nullptr) {
     static_assert(std::is_trivially_copyable_v<Args> && sizeof(Args) <= PreparedCall::kMaxBytes);
     LaunchRecord record;
     LaunchContext ctx = MakeContext(op_);
     ctx.record = &record;
+#if defined(KPT_BACKEND_IS_CUDA)
+    OnDevice on_device(op_, taken_[0].tensor, device_, &ctx);
+    if (workspace != nullptr) on_device.AddWorkspace(workspace(ctx, args), &ctx);
+#else
+    static_cast<void>(workspace);
+#endif
     Status status;
     {
       nanobind::gil_scoped_release unlocked;
@@ -121,9 +137,11 @@ class Call {
     bool is_output;
   };
 
-  void Remember(const char* arg, nanobind::handle tensor, const TensorView* view, bool is_output);
+  void Remember(const char* arg, nanobind::handle tensor, const TensorView* view, bool is_output,
+                int device);
 
   const char* op_;
+  int device_ = 0;  // the first tensor's
   int tensors_ = 0;
   Taken taken_[PreparedCall::kMaxTensors];
 };

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bindings/base/call.h"
+#include "bindings/base/context.h"
 #include "bindings/base/tensor.h"
 
 namespace kpt::bindings {

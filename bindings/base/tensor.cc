@@ -9,6 +9,19 @@ namespace kpt::bindings {
 namespace nb = nanobind;
 namespace {
 
+// Where this backend's tensors lie: for DLPack, as torch calls it, and in words.
+#if defined(KPT_BACKEND_IS_CUDA)
+constexpr DLDeviceType kDevice = kDLCUDA;
+constexpr const char* kDeviceName = "cuda";
+constexpr const char* kOnDevice = "on a CUDA device";
+constexpr const char* kDenseTensor = "must be a dense CUDA tensor with storage: ";
+#else
+constexpr DLDeviceType kDevice = kDLCPU;
+constexpr const char* kDeviceName = "cpu";
+constexpr const char* kOnDevice = "on the CPU";
+constexpr const char* kDenseTensor = "must be a dense CPU tensor with storage: ";
+#endif
+
 [[noreturn]] void RaiseType(const char* op, const char* arg, const std::string& what) {
   throw nb::type_error((std::string(op) + ": argument '" + arg + "' " + what).c_str());
 }
@@ -101,7 +114,7 @@ void FillLayout(const DLTensor& t, MutableTensorView* view) {
 }
 
 void FillFromDlpack(const DLPackExchangeAPI* api, nb::handle object, const char* op,
-                    const char* arg, MutableTensorView* view) {
+                    const char* arg, MutableTensorView* view, int* device) {
   DLTensor t;
   if (api->dltensor_from_py_object_no_sync(object.ptr(), &t) != 0) {
     // Sparse, meta, fake and wrapper tensors. torch's message carries a C++ stack: keep one line.
@@ -109,15 +122,14 @@ void FillFromDlpack(const DLPackExchangeAPI* api, nb::handle object, const char*
     const std::string message = error.what();
     const size_t begin = message.find(": ");
     const size_t start = begin == std::string::npos ? 0 : begin + 2;
-    RaiseType(op, arg,
-              "must be a dense CPU tensor with storage: " +
-                  message.substr(start, message.find('\n', start) - start));
+    RaiseType(op, arg, kDenseTensor + message.substr(start, message.find('\n', start) - start));
   }
-  if (t.device.device_type != kDLCPU) {
+  if (t.device.device_type != kDevice) {
     RaiseType(op, arg,
-              "must be on the CPU, got DLPack device type " +
+              std::string("must be ") + kOnDevice + ", got DLPack device type " +
                   std::to_string(static_cast<int>(t.device.device_type)));
   }
+  *device = t.device.device_id;
   if (t.ndim > kMaxRank) {
     RaiseValue(op, arg,
                "must have at most " + std::to_string(kMaxRank) + " dimensions, got " +
@@ -133,13 +145,17 @@ std::string TextOf(nb::handle object) {
   return nb::cast<std::string>(text);
 }
 
-void FillFromAttributes(nb::handle object, const char* op, const char* arg,
-                        MutableTensorView* view) {
+void FillFromAttributes(nb::handle object, const char* op, const char* arg, MutableTensorView* view,
+                        int* index) {
   if (!nb::hasattr(object, "data_ptr") || !nb::hasattr(object, "stride")) {
     RaiseType(op, arg, "must be a torch.Tensor, got " + TextOf(object.type()));
   }
   const std::string device = TextOf(nb::object(object.attr("device").attr("type")));
-  if (device != "cpu") RaiseType(op, arg, "must be on the CPU, got device " + device);
+  if (device != kDeviceName) {
+    RaiseType(op, arg, std::string("must be ") + kOnDevice + ", got device " + device);
+  }
+  const nb::object number(object.attr("device").attr("index"));
+  *index = number.is_none() ? 0 : nb::cast<int>(number);
   const std::string layout = TextOf(nb::object(object.attr("layout")));
   if (layout != "torch.strided") RaiseType(op, arg, "must be a strided tensor, got " + layout);
   const std::string dtype = TextOf(nb::object(object.attr("dtype")));
@@ -161,12 +177,15 @@ void FillFromAttributes(nb::handle object, const char* op, const char* arg,
 
 }  // namespace
 
-MutableTensorView ViewOf(nb::handle object, const char* op, const char* arg, Layout layout) {
+MutableTensorView ViewOf(nb::handle object, const char* op, const char* arg, Layout layout,
+                         int* device) {
   MutableTensorView view;
+  int unused;
+  if (device == nullptr) device = &unused;
   if (const DLPackExchangeAPI* api = ApiOf(Py_TYPE(object.ptr()))) {
-    FillFromDlpack(api, object, op, arg, &view);
+    FillFromDlpack(api, object, op, arg, &view, device);
   } else {
-    FillFromAttributes(object, op, arg, &view);
+    FillFromAttributes(object, op, arg, &view, device);
   }
   // One pass: sizes, whether the byte count fits, the last stride.
   int64_t elements = 1;
@@ -204,7 +223,7 @@ bool TryView(nb::handle object, MutableTensorView* view) {
     PyErr_Clear();
     return false;
   }
-  if (t.device.device_type != kDLCPU || t.ndim > kMaxRank || !FromDlpack(t.dtype, &view->dtype)) {
+  if (t.device.device_type != kDevice || t.ndim > kMaxRank || !FromDlpack(t.dtype, &view->dtype)) {
     return false;
   }
   FillLayout(t, view);
@@ -227,5 +246,19 @@ const char* BoundaryOf(nb::handle tensor_type) {
              ? "dlpack_c_exchange_api"
              : "python_attributes";
 }
+
+#if defined(KPT_BACKEND_IS_CUDA)
+void* CurrentStream(nb::handle tensor, int device) {
+  const DLPackExchangeAPI* api = ApiOf(Py_TYPE(tensor.ptr()));
+  void* stream = nullptr;
+  if (api != nullptr && api->current_work_stream != nullptr) {
+    if (api->current_work_stream(kDLCUDA, device, &stream) != 0) throw nb::python_error();
+    return stream;
+  }
+  const nb::object raw =
+      nb::module_::import_("torch").attr("_C").attr("_cuda_getCurrentRawStream")(device);
+  return reinterpret_cast<void*>(nb::cast<uintptr_t>(raw));
+}
+#endif
 
 }  // namespace kpt::bindings

@@ -8,16 +8,16 @@
 namespace kpt {
 
 struct GpuDevice {
-  int index = 0;     // as torch counts devices
-  int major = 0;     // compute capability (NVIDIA), 8 and 0 for sm_80
+  int index = 0;  // as torch counts devices
+  int major = 0;  // compute capability (NVIDIA), 8 and 0 for sm_80
   int minor = 0;
-  int num_sms = 1;   // multiprocessors (NVIDIA), compute units (AMD)
+  int num_sms = 1;  // multiprocessors (NVIDIA), compute units (AMD)
   int warp_size = 32;
   int max_threads_per_sm = 1024;
   int max_blocks_per_sm = 16;
-  int registers_per_sm = 65536;             // of 32 bits
+  int registers_per_sm = 65536;  // of 32 bits
   int shared_bytes_per_sm = 64 * 1024;
-  int shared_bytes_per_block = 48 * 1024;   // the most that a kernel may ask for (opt-in)
+  int shared_bytes_per_block = 48 * 1024;  // the most that a kernel may ask for (opt-in)
   int64_t l2_bytes = 0;
 };
 

@@ -46,7 +46,8 @@ template <class Args, int N>
 std::vector<VariantInfo> ListVariants(const GpuVariant<Args> (&variants)[N]) {
   std::vector<VariantInfo> out;
   out.reserve(N);
-  for (const GpuVariant<Args>& v : variants) out.push_back({v.name, Isa::kBaseline, Name(v.target)});
+  for (const GpuVariant<Args>& v : variants)
+    out.push_back({v.name, Isa::kBaseline, Name(v.target)});
   return out;
 }
 

@@ -2,6 +2,8 @@
 #ifndef KPT_KERNELS_BASE_LAUNCH_CONTEXT_H_
 #define KPT_KERNELS_BASE_LAUNCH_CONTEXT_H_
 
+#include <cstdint>
+
 #include "kernels/base/cpu_features.h"
 #include "kernels/base/gpu_device.h"
 
@@ -22,6 +24,9 @@ struct LaunchContext {
   // neither waits nor allocates, so that graphs can capture it.
   const GpuDevice* device = nullptr;
   void* stream = nullptr;
+  // Scratch memory for operators that ask for it: uninitialised, 256-byte aligned.
+  void* workspace = nullptr;
+  int64_t workspace_bytes = 0;
 };
 
 }  // namespace kpt

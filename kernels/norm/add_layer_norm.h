@@ -4,12 +4,13 @@
 
 #include <vector>
 
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct AddLayerNormArgs {
   MutableTensorView y;             // [..., N], x's shape and dtype
@@ -29,6 +30,6 @@ Status AddLayerNorm(const LaunchContext& ctx, const AddLayerNormArgs& args);
 
 std::vector<VariantInfo> AddLayerNormVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_NORM_ADD_LAYER_NORM_H_

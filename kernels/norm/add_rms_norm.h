@@ -4,12 +4,13 @@
 
 #include <vector>
 
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct AddRmsNormArgs {
   MutableTensorView y;             // [..., N], x's shape and dtype
@@ -25,6 +26,6 @@ Status AddRmsNorm(const LaunchContext& ctx, const AddRmsNormArgs& args);
 
 std::vector<VariantInfo> AddRmsNormVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_NORM_ADD_RMS_NORM_H_

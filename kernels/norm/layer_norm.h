@@ -5,12 +5,13 @@
 
 #include <vector>
 
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct LayerNormArgs {
   MutableTensorView y;  // [..., N], x's shape and dtype
@@ -28,6 +29,6 @@ Status LayerNorm(const LaunchContext& ctx, const LayerNormArgs& args);
 
 std::vector<VariantInfo> LayerNormVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_NORM_LAYER_NORM_H_

@@ -5,12 +5,13 @@
 
 #include <vector>
 
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct RmsNormArgs {
   MutableTensorView y;  // [..., N], x's shape and dtype
@@ -24,6 +25,6 @@ Status RmsNorm(const LaunchContext& ctx, const RmsNormArgs& args);
 
 std::vector<VariantInfo> RmsNormVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_NORM_RMS_NORM_H_

@@ -1,5 +1,5 @@
-// What the host side of CUDA kernels needs from the runtime: errors as Status, devices, kernels that
-// want more shared memory, and driver functions found at run time.
+// What the host side of CUDA kernels needs from the runtime: errors as Status, devices, kernels
+// that want more shared memory, and driver functions found at run time.
 //
 // The runtime is linked statically and loads the driver when it is first asked for something: a
 // module with this code imports on a machine that has neither GPU nor driver.

@@ -30,6 +30,6 @@ def load(backend: str) -> ModuleType:
             f"kernel_pytorch._native.{backend} is version {module.__version__}, "
             f"but the package is {__version__}; reinstall kernel_pytorch"
         )
-    if problem := module.isa_error():
+    if problem := module.load_error():
         raise NativeUnavailableError(problem)
     return module

@@ -1,0 +1,11 @@
+// The native module for NVIDIA GPUs, kernel_pytorch._native.cuda.
+#include <nanobind/nanobind.h>
+
+#include "bindings/base/context.h"
+#include "bindings/base/control.h"
+
+NB_MODULE(cuda, m) {
+  m.attr("__version__") = KPT_VERSION;
+  kpt::bindings::BindContext(m);
+  kpt::bindings::BindControl(m);
+}
