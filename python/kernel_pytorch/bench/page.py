@@ -122,7 +122,7 @@ def _share(row: Row) -> str:
 
 
 def _row(row: Row, axis: _Axis) -> str:
-    op, name, dtype, ours, theirs, ratio, interval, limit, variant = tables.cells(row)
+    op, name, dtype, ours, theirs, ratio, interval, limit, goal, variant = tables.cells(row)
     title = (
         f"{row.pairs} pairs, {row.dropped} dropped; inputs: {row.residency}; variant: {row.variant}"
     )
@@ -132,7 +132,8 @@ def _row(row: Row, axis: _Axis) -> str:
         f"<td class=n>{_e(ours)}</td><td class=n>{_e(theirs)}</td>",
         f'<td class="n {verdict}"><b>{_e(ratio)}</b></td><td class=n>{_e(interval)}</td>',
         f"<td class=plot>{axis.point(row)}</td>",
-        f"<td class=n>{_e(limit)}</td><td class=plot>{_share(row)}</td><td>{_e(variant)}</td>",
+        f"<td class=n>{_e(limit)}</td><td class=plot>{_share(row)}</td>",
+        f"<td>{_e(goal)}</td><td>{_e(variant)}</td>",
     ]
     return (
         f'<tr title="{_e(title)}" data-op="{_e(row.op)}" data-dtype="{_e(row.dtype)}" '
@@ -145,7 +146,7 @@ def _rows(rows: Sequence[Row]) -> str:
     head = (
         "<tr><th>op<th>shape<th>dtype<th class=n>KPT<th class=n>PyTorch<th class=n>ratio"
         f"<th class=n>95% interval<th class=plot>{axis.header()}"
-        "<th class=n>of limit<th><th>variant</tr>"
+        "<th class=n>of limit<th><th>goal<th>variant</tr>"
     )
     body = "".join(_row(row, axis) for row in rows)
     return (

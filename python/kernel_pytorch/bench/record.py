@@ -80,6 +80,16 @@ class Row:
     pairs: int
     dropped: int
     unsteady: bool
+    goal_ratio: float | None = None
+    goal_share: float | None = None
+    """What the row is to reach (:mod:`kernel_pytorch.bench.goals`); None: no goal was set."""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether every goal of the row is reached; None without one."""
+        if self.goal_ratio is None and self.goal_share is None:
+            return None
+        return self.ratio >= (self.goal_ratio or 0) and self.limit_share >= (self.goal_share or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +117,8 @@ class Record:
     overhead: list[Overhead] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     """Rows that did not run, and why."""
+    interrupted: bool = False
+    """Ctrl-C ended the run: rows that had not begun are missing."""
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:

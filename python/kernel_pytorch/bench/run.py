@@ -13,6 +13,7 @@ from kernel_pytorch.backends import cpu
 from kernel_pytorch.bench import record
 from kernel_pytorch.bench.allocator import kept_memory, settles
 from kernel_pytorch.bench.caches import last_level_bytes
+from kernel_pytorch.bench.goals import SUITES, goal_of
 from kernel_pytorch.bench.inputs import BEYOND_CACHE, Call, available_bytes, make_inputs
 from kernel_pytorch.bench.limits import Limits
 from kernel_pytorch.bench.measure import Side, measure_pairs
@@ -34,6 +35,8 @@ class Options:
     dtypes: tuple[str, ...] = ()
     match: str = ""
     """Only rows whose name contains this."""
+    suite: str = ""
+    """Only rows that have a goal in this suite (:data:`kernel_pytorch.bench.goals.SUITES`)."""
     hot: bool = False
     """Keep every row's inputs in the caches."""
     seconds: float = 2.0
@@ -46,9 +49,10 @@ class Options:
 def select(options: Options) -> list[tuple[OpSpec, Benchmark]]:
     """The declared rows that pass the filters, by family and operator.
 
-    Raises ValueError for a filter that names an unknown operator, family or dtype.
+    Raises ValueError for a filter that names an unknown operator, family, dtype or suite.
     """
     _known("--op", options.ops, SPECS)
+    _known("--suite", (options.suite,) if options.suite else (), SUITES)
     _known("--family", options.families, {s.family for s in SPECS.values()})
     rows = [
         (spec, row)
@@ -63,6 +67,7 @@ def select(options: Options) -> list[tuple[OpSpec, Benchmark]]:
         and (not options.families or spec.family in options.families)
         and (not options.dtypes or _short(row.dtype) in options.dtypes)
         and options.match in row.name
+        and (not options.suite or goal_of(spec.name, row.name, _short(row.dtype)) is not None)
     ]
 
 
@@ -82,7 +87,8 @@ def run(
 ) -> record.Record:
     """Runs the selected rows at the ISA level in use.
 
-    ``on_row(done, total, name)`` is called before each row. Raises ValueError for unknown filters
+    ``on_row(done, total, name)`` is called before each row. Ctrl-C ends the run early, with the
+    rows measured so far, once there are any. Raises ValueError for unknown filters
     or when nothing is selected, and
     :class:`~kernel_pytorch.core.errors.NativeUnavailableError` without the native module.
     """
@@ -112,18 +118,25 @@ def _run(
     limits.summary()
     measured: list[record.Row] = []
     skipped: dict[str, str] = {}
+    overhead: list[record.Overhead] = []
+    interrupted = False
     with torch.inference_mode():
-        for done, (spec, row) in enumerate(rows):
-            name = f"{spec.name} {row.name} {_short(row.dtype)}"
-            on_row(done, len(rows), name)
-            try:
-                with kept_memory() if row.use_out else contextlib.nullcontext():
-                    measured.append(_measure(spec, row, limits, options, cache, memory))
-            except (MemoryError, NotImplementedError, RuntimeError) as error:
-                # One row that PyTorch or the machine cannot do must not cost the others.
-                skipped[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-        on_row(len(rows), len(rows), "cost of a call")
-        overhead = list(_overhead(options))
+        try:
+            for done, (spec, row) in enumerate(rows):
+                name = f"{spec.name} {row.name} {_short(row.dtype)}"
+                on_row(done, len(rows), name)
+                try:
+                    with kept_memory() if row.use_out else contextlib.nullcontext():
+                        measured.append(_measure(spec, row, limits, options, cache, memory))
+                except (MemoryError, NotImplementedError, RuntimeError) as error:
+                    # One row that PyTorch or the machine cannot do must not cost the others.
+                    skipped[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            on_row(len(rows), len(rows), "cost of a call")
+            overhead += _overhead(options)
+        except KeyboardInterrupt:
+            if not measured:
+                raise
+            interrupted = True
     return record.Record(
         machine=record.machine(),
         versions=record.versions(),
@@ -133,11 +146,12 @@ def _run(
         rows=measured,
         overhead=overhead,
         skipped=skipped,
+        interrupted=interrupted,
     )
 
 
 def _overhead(options: Options) -> Iterator[record.Overhead]:
-    if options.overhead and not (options.ops or options.families or options.match):
+    if options.overhead and not (options.ops or options.families or options.match or options.suite):
         yield from measure_overhead()
 
 
@@ -167,6 +181,7 @@ def _measure(
     )
     # The better one: a probe may have lost a core too.
     floor = min(before, limits.floor(cost, working_set))
+    goal = goal_of(spec.name, row.name, _short(row.dtype))
     return record.Row(
         op=spec.name,
         family=spec.family,
@@ -186,6 +201,8 @@ def _measure(
         pairs=paired.pairs,
         dropped=paired.dropped,
         unsteady=paired.unsteady,
+        goal_ratio=goal.ratio if goal else None,
+        goal_share=goal.share if goal else None,
     )
 
 

@@ -7,6 +7,7 @@ from kernel_pytorch.bench.record import Machine, Overhead, Record, Row
 __all__ = [
     "HEADER",
     "cells",
+    "goal_text",
     "limit_text",
     "machine_text",
     "overhead_row",
@@ -15,7 +16,18 @@ __all__ = [
     "versions_text",
 ]
 
-HEADER = ("op", "shape", "dtype", "KPT", "PyTorch", "ratio", "95% interval", "of limit", "variant")
+HEADER = (
+    "op",
+    "shape",
+    "dtype",
+    "KPT",
+    "PyTorch",
+    "ratio",
+    "95% interval",
+    "of limit",
+    "goal",
+    "variant",
+)
 
 
 def time_text(seconds: float) -> str:
@@ -45,6 +57,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.ratio:.2f}x",
         f"{row.ratio_low:.2f} - {row.ratio_high:.2f}",
         f"{100 * row.limit_share:.0f}% {row.bound}",
+        goal_text(row),
         row.variant + (" (unsteady machine)" if row.unsteady else ""),
     )
 
@@ -53,6 +66,17 @@ def overhead_row(item: Overhead) -> tuple[str, str, str, str, str]:
     """A call and its time, of it the kernel's, and PyTorch's call and time."""
     kernel = "" if item.kernel is None else time_text(item.kernel)
     return item.name, time_text(item.kpt), kernel, item.torch_name, time_text(item.torch)
+
+
+def goal_text(row: Row) -> str:
+    """The row's goal and whether it was reached: "2.4x, 75%: met"; empty without one."""
+    if row.met is None:
+        return ""
+    parts = [
+        "" if row.goal_ratio is None else f"{row.goal_ratio:g}x",
+        "" if row.goal_share is None else f"{100 * row.goal_share:.0f}%",
+    ]
+    return f"{', '.join(filter(None, parts))}: {'met' if row.met else 'missed'}"
 
 
 def machine_text(machine: Machine) -> str:

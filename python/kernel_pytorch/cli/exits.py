@@ -32,7 +32,7 @@ MEANINGS = {
     "module, a model, its weights, memory",
     Exit.CANNOT_WRITE: "the output cannot be written; nothing was left behind",
     Exit.BUG: "an error of kpt itself, with its traceback",
-    Exit.INTERRUPTED: "interrupted (Ctrl-C); nothing was left behind",
+    Exit.INTERRUPTED: "interrupted (Ctrl-C); nothing was left behind; bench shows the rows it has",
     Exit.BROKEN_PIPE: "the reader of the output went away (kpt ops | head)",
     Exit.TERMINATED: "terminated (SIGTERM); nothing was left behind",
 }

@@ -267,7 +267,7 @@ LINEAR_ACT = OpSpec(
             (1536, 384, "gelu"),
             (384, 1536, "none"),
         )
-        for m in (1, 16, 128, 512, 4096)
+        for m in (1, 16, 64, 128, 512, 4096)
     ),
     doc="""
 `t = x @ weight.T + bias`, then `out = act(t)`; for `swiglu` and `geglu`

@@ -9,6 +9,7 @@ import torch
 
 import kernel_pytorch
 from kernel_pytorch.bench import tables
+from kernel_pytorch.bench.goals import SUITES
 from kernel_pytorch.bench.page import page
 from kernel_pytorch.bench.record import Overhead, Record, Row
 from kernel_pytorch.bench.run import Options, run, select
@@ -72,6 +73,7 @@ def test_every_declared_row_can_be_chosen():
         ({"ops": ("nothing",)}, "--op nothing: unknown; there are act,"),
         ({"families": ("nothing",)}, "--family nothing: unknown; there are activation,"),
         ({"dtypes": ("int3",)}, "--dtype int3: unknown; there are bfloat16,"),
+        ({"suite": "nothing"}, "--suite nothing: unknown; there are cpu"),
         ({"match": "no such shape"}, "no benchmark passes the filters"),
     ],
 )
@@ -94,6 +96,46 @@ def test_a_row_that_cannot_run_costs_no_other(monkeypatch):
     found = run(Options(ops=("softmax",), dtypes=("bfloat16",), seconds=0.02))
     assert [r.name for r in found.rows] == ["4096x4096 out="]
     assert found.skipped == {"softmax 512x1024 bfloat16": "RuntimeError: no such engine"}
+
+
+def test_an_interrupted_run_keeps_its_rows(monkeypatch):
+    from kernel_pytorch.bench import run as module
+
+    real = module._measure
+
+    def measure(spec, row, *rest):
+        if "4096" in row.name:
+            raise KeyboardInterrupt
+        return real(spec, row, *rest)
+
+    monkeypatch.setattr(module, "_measure", measure)
+    found = run(Options(ops=("softmax",), dtypes=("bfloat16",), seconds=0.02))
+    assert [r.name for r in found.rows] == ["512x1024"] and found.interrupted
+    with pytest.raises(KeyboardInterrupt):
+        run(Options(ops=("softmax",), match="4096", seconds=0.02))
+
+
+def test_every_goal_names_rows():
+    for name, goals in SUITES.items():
+        known = {
+            (s.name, str(b.dtype).removeprefix("torch."), b.name) for s, b in select(Options())
+        }
+        wanted = [(goal.op, goal.dtype, row) for goal in goals for row in goal.rows]
+        assert not set(wanted) - known
+        assert len(set(wanted)) == len(wanted)
+        chosen = select(Options(suite=name))
+        assert len(chosen) == len(wanted)
+        assert all(goal.ratio or goal.share for goal in goals)
+
+
+def test_a_goal_is_met_or_missed(record):
+    assert all(row.met is not None for row in record.rows)
+    row = _row(record, goal_ratio=2.4, goal_share=0.75, ratio=2.5, limit_share=0.76)
+    assert tables.goal_text(row) == "2.4x, 75%: met"
+    assert tables.goal_text(dataclasses.replace(row, ratio=2.3)) == "2.4x, 75%: missed"
+    assert tables.goal_text(dataclasses.replace(row, limit_share=0.7)) == "2.4x, 75%: missed"
+    none = _row(record, goal_ratio=None, goal_share=None)
+    assert none.met is None and tables.goal_text(none) == ""
 
 
 def _row(record, **changes):

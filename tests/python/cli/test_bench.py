@@ -47,7 +47,7 @@ def test_table(kpt, recorded, monkeypatch, columns):
     recorded()
     monkeypatch.setenv("COLUMNS", columns)
     text = kpt("bench").stdout
-    for word in ("softmax", "512x1024", "bf16", "ratio", "limit"):
+    for word in ("softmax", "512x1024", "bf16", "ratio", "limit", "goal", "Goals: "):
         assert word in text
     if columns != "60":
         assert max(map(len, text.splitlines())) <= int(columns)

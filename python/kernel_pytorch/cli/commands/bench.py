@@ -37,6 +37,12 @@ def bench(
     match: Annotated[
         str, typer.Option(metavar="TEXT", help="Only rows whose shape contains this text.")
     ] = "",
+    suite: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Only rows that were set a goal: cpu. Tells which were reached."
+        ),
+    ] = "",
     rows: Annotated[
         bool, typer.Option("--list", help="Names the rows that would run, and ends.")
     ] = False,
@@ -70,7 +76,7 @@ def bench(
 
     Both sides run interleaved in one process; the ratio is the median of paired samples with its
     95% interval, the share is that of the machine's own limits, measured next to each row. Exits
-    with 1 when a row could not run, or missed --fail-below.
+    with 1 when a row could not run, or missed --fail-below. Ctrl-C shows the rows measured so far.
     """
     from kernel_pytorch.cli.output import Output, Progress, usage_errors
 
@@ -84,6 +90,7 @@ def bench(
             families=tuple(family or ()),
             dtypes=tuple(_SHORT.get(d, d) for d in dtype or ()),
             match=match,
+            suite=suite,
             hot=hot,
             seconds=seconds,
             overhead=overhead,
@@ -104,6 +111,9 @@ def bench(
     if slow:
         names = ", ".join(f"{r.op} {r.name} {r.dtype} ({r.ratio:.2f}x)" for r in slow)
         output.warn(f"below {fail_below:g}x: {names}")
+    if record.interrupted:
+        output.warn("interrupted: the rows that had not begun are missing")
+        raise typer.Exit(int(Exit.INTERRUPTED))
     if slow or record.skipped:
         raise typer.Exit(int(Exit.FINDING))
 
@@ -145,6 +155,10 @@ def _show(output: Output, record: Record) -> None:
     out.print(Text(f"Limits, measured in this run: {tables.limit_text(record)}."))
     out.print()
     out.print(_rows(record.rows, wide=out.width >= _NARROW))
+    goals = [row for row in record.rows if row.met is not None]
+    if goals:
+        out.print()
+        out.print(f"Goals: {sum(r.met is True for r in goals)} of {len(goals)} rows met theirs.")
     if record.overhead:
         out.print()
         out.print(_overhead(record))
@@ -159,8 +173,12 @@ def _rows(rows: list[Row], wide: bool) -> object:
     from kernel_pytorch.bench import tables
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    left = ("op", "shape", "dtype", "variant")
-    hidden = () if wide else ("op", "variant")
+    left = ("op", "shape", "dtype", "goal", "variant")
+    has_goals = any(row.met is not None for row in rows)
+    hidden = {"goal"} if not has_goals else set()
+    if not wide:
+        # The interval gives way to the goal.
+        hidden |= {"op", "variant"} | ({"95% interval"} if has_goals else set())
     shown = [i for i, name in enumerate(tables.HEADER) if name not in hidden]
     short = {long: name for name, long in _SHORT.items()}
     for name in (tables.HEADER[i] for i in shown):
@@ -168,7 +186,7 @@ def _rows(rows: list[Row], wide: bool) -> object:
         table.add_column(
             name,
             justify="left" if name in left else "right",
-            no_wrap=name not in ("shape", "variant"),
+            no_wrap=name not in ("shape", "goal", "variant"),
             overflow="fold",
         )
     before = ""
@@ -177,6 +195,8 @@ def _rows(rows: list[Row], wide: bool) -> object:
         cells[2] = short.get(row.dtype, row.dtype)
         style = "green" if row.ratio_low > 1 else "red" if row.ratio_high < 1 else ""
         cells[5] = Text(str(cells[5]), style=style)
+        if row.met is False:
+            cells[8] = Text(str(cells[8]), style="red")
         if not wide and row.op != before:
             table.add_row(Text(row.op, style="bold"))
         if not wide:

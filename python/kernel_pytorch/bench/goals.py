@@ -1,0 +1,112 @@
+"""What the rows of a suite are to reach: numbers set before the kernels were tuned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["SUITES", "Goal", "goal_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """The least ratio to PyTorch's time, and the least share of the machine's limit, of rows."""
+
+    op: str
+    rows: tuple[str, ...]
+    dtype: str
+    ratio: float | None = None
+    share: float | None = None
+
+
+def _goal(
+    op: str, dtype: str, *rows: str, ratio: float | None = None, share: float | None = None
+) -> Goal:
+    return Goal(op=op, rows=rows, dtype=dtype, ratio=ratio, share=share)
+
+
+def _square(m: int, prefix: str = "", activations: tuple[str, ...] = ("none", "gelu")) -> list[str]:
+    return [f"{prefix}4096x4096 M={m} {activation}" for activation in activations]
+
+
+_ATTENTION = (
+    _goal(
+        "attention_forward",
+        "bfloat16",
+        "B1 H16 S2048 D128 causal",
+        "B1 H8 S4096 D128",
+        ratio=2.4,
+        share=0.75,
+    ),
+    _goal("attention_forward", "bfloat16", "B1 H12 S512 D64 causal", ratio=4),
+    _goal("attention_forward", "bfloat16", "B1 H12 S512 D64", ratio=2.4),
+    _goal("attention_forward", "bfloat16", "B32 H12 S128 D32 causal", ratio=4),
+    _goal("attention_forward", "bfloat16", "B32 H12 S128 D32", ratio=3),
+    _goal("attention_forward", "float32", "B1 H16 S2048 D128 causal", ratio=1.4, share=0.75),
+    _goal(
+        "attention_forward",
+        "float32",
+        "B1 H16 S1024 D64 causal",
+        "B1 H16 S1024 D64",
+        ratio=1.8,
+        share=0.75,
+    ),
+)
+
+_LINEAR = (
+    *(
+        _goal("linear_act", "bfloat16", *_square(m), ratio=ratio)
+        for m, ratio in ((1, 1.8), (16, 1.3), (64, 1.05), (128, 1), (512, 1), (4096, 1))
+    ),
+    _goal("linear_act", "float32", *_square(1), share=0.9),
+    _goal("linear_act", "float32", *_square(512), ratio=1.2),
+    *(
+        _goal("packed_linear", "bfloat16", *_square(m, "bf16 "), ratio=ratio)
+        for m, ratio in ((1, 1.9), (16, 1.6), (128, 1.1))
+    ),
+    _goal("packed_linear", "bfloat16", *_square(512, "bf16 "), share=0.95),
+)
+
+_LOW_PRECISION = (
+    _goal("packed_linear", "bfloat16", *_square(1, "fp8_e4m3 "), ratio=3.4, share=0.92),
+    _goal("packed_linear", "bfloat16", *_square(16, "fp8_e4m3 "), ratio=1.6),
+    _goal("packed_linear", "bfloat16", *_square(512, "fp8_e4m3 "), ratio=0.97),
+    _goal("packed_linear", "bfloat16", *_square(1, "int8 "), ratio=3.4),
+    _goal("packed_linear", "bfloat16", *_square(16, "int8 "), ratio=1.6),
+    _goal("packed_linear", "bfloat16", *_square(512, "int8 int8 compute ", ("none",)), share=0.9),
+)
+
+# In cache, and into a given output that lies in memory: a copy is that row's limit.
+_ROWS = (
+    *(
+        _goal(op, dtype, name, ratio=ratio)
+        for op, name, bf16, fp32 in (
+            ("rms_norm", "512x1024", 5, 2),
+            ("layer_norm", "512x1024", 3, 1.5),
+            ("softmax", "512x1024", 4, 3),
+            ("act", "gelu 512x1024", 4, 2.5),
+        )
+        for dtype, ratio in (("bfloat16", bf16), ("float32", fp32))
+    ),
+    *(
+        _goal(op, dtype, name, share=0.85)
+        for op, name in (
+            ("rms_norm", "4096x4096 out="),
+            ("layer_norm", "4096x4096 out="),
+            ("softmax", "4096x4096 out="),
+            ("act", "gelu 4096x4096 out="),
+        )
+        for dtype in ("bfloat16", "float32")
+    ),
+)
+
+SUITES: dict[str, tuple[Goal, ...]] = {"cpu": (*_ATTENTION, *_LINEAR, *_LOW_PRECISION, *_ROWS)}
+"""Goals by suite; ``cpu`` was set for two cores with AVX-512 BF16 (AMD Zen 4)."""
+
+
+def goal_of(op: str, row: str, dtype: str) -> Goal | None:
+    """The goal of a row, of any suite; None where none was set."""
+    for goals in SUITES.values():
+        for goal in goals:
+            if goal.op == op and goal.dtype == dtype and row in goal.rows:
+                return goal
+    return None
