@@ -3,9 +3,11 @@
 
 #include "bindings/base/context.h"
 #include "bindings/base/control.h"
+#include "bindings/families.h"
 
 NB_MODULE(cuda, m) {
   m.attr("__version__") = KPT_VERSION;
   kpt::bindings::BindContext(m);
   kpt::bindings::BindControl(m);
+  kpt::bindings::BindNorm(m);
 }

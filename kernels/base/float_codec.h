@@ -7,15 +7,17 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/base/host_device.h"
+
 namespace kpt {
 namespace {
 
-[[maybe_unused]] inline uint32_t FloatBits(float x) {
+[[maybe_unused]] KPT_HOST_DEVICE inline uint32_t FloatBits(float x) {
   uint32_t u;
   std::memcpy(&u, &x, 4);
   return u;
 }
-[[maybe_unused]] inline float FloatFromBits(uint32_t u) {
+[[maybe_unused]] KPT_HOST_DEVICE inline float FloatFromBits(uint32_t u) {
   float x;
   std::memcpy(&x, &u, 4);
   return x;
@@ -46,7 +48,7 @@ struct SmallFloat {
                                          : kInf ? (kExpMask << kMan) - 1
                                                 : kSign - 2;
 
-  static inline float Decode(uint32_t code) {
+  KPT_HOST_DEVICE static inline float Decode(uint32_t code) {
     const uint32_t sign = (code & kSign) != 0 ? 0x80000000u : 0u;
     const uint32_t exp = (code >> kMan) & kExpMask;
     const uint32_t man = code & kManMask;
@@ -67,7 +69,7 @@ struct SmallFloat {
 
   // Round to nearest even. Overflow gives infinity (kInf) or NaN (without infinities), as
   // torch's casts do; `saturate` gives the largest finite value instead. NaN stays NaN.
-  static inline uint32_t Encode(float x, bool saturate) {
+  KPT_HOST_DEVICE static inline uint32_t Encode(float x, bool saturate) {
     const uint32_t u = FloatBits(x);
     const uint32_t sign = (u >> 31) != 0 ? kSign : 0u;
     const uint32_t mag = u & 0x7fffffffu;

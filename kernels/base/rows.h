@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "kernels/base/host_device.h"
 #include "kernels/base/tensor_view.h"
 
 namespace kpt {
@@ -29,7 +30,8 @@ namespace {
 
 // Element offsets of row `row` in each tensor.
 template <int kTensors>
-void RowOffsets(const RowPlan<kTensors>& plan, int64_t row, int64_t (&offsets)[kTensors]) {
+KPT_HOST_DEVICE void RowOffsets(const RowPlan<kTensors>& plan, int64_t row,
+                                int64_t (&offsets)[kTensors]) {
   for (int t = 0; t < kTensors; ++t) offsets[t] = 0;
   for (int d = plan.rank - 1; d >= 1; --d) {
     const int64_t outer = row / plan.shape[d];

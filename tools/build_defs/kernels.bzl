@@ -193,6 +193,12 @@ def kpt_kernel_library(name, deps = [], visibility = None):
     _cuda_library(name, visibility)
 
 def _cuda_library(name, visibility):
+    # The tests run these on an emulated GPU.
+    native.filegroup(
+        name = "gpu_sources",
+        srcs = native.glob(["gpu/*.cc"], allow_empty = True),
+        visibility = ["//tests/kernels:__subpackages__"],
+    )
     device = native.glob(["gpu/*.cu.cc", "cuda/*.cu.cc"], allow_empty = True)
     host = native.glob(["gpu/*.cc", "cuda/*.cc"], allow_empty = True, exclude = device)
     if not device and not host:

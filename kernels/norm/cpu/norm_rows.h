@@ -4,30 +4,9 @@
 
 #include <cstdint>
 
-#include "kernels/base/dtype.h"
-#include "kernels/base/rows.h"
+#include "kernels/norm/norm_job.h"
 
 namespace kpt::cpu {
-
-// A checked problem. Plain data: files of every instruction set read it.
-struct NormJob {
-  enum Tensor { kY, kX, kSum, kResidual, kNumTensors };
-
-  RowPlan<kNumTensors> plan;
-  int64_t cols = 0;
-  DType dtype = DType::kFloat32;
-  void* y = nullptr;
-  const void* x = nullptr;
-  void* sum = nullptr;             // with residual: x + residual goes here
-  const void* residual = nullptr;  // nullptr: no addition
-  const void* weight = nullptr;    // nullptr: 1
-  DType weight_dtype = DType::kFloat32;
-  const void* bias = nullptr;  // nullptr: 0
-  DType bias_dtype = DType::kFloat32;
-  bool subtract_mean = false;  // layer norm, else RMS norm
-  bool stream = false;         // write y past the caches
-  float eps = 0.0f;
-};
 
 using NormRowsFn = void (*)(const NormJob& job, int64_t begin, int64_t end);
 

@@ -1,0 +1,103 @@
+// vendor.h for CUDA, sm_80 and later. Inline PTX instead of CUDA's own headers of narrow types:
+// those cost more compile time than a kernel.
+#ifndef KPT_KERNELS_BASE_GPU_VENDOR_CUDA_H_
+#define KPT_KERNELS_BASE_GPU_VENDOR_CUDA_H_
+
+#include "kernels/base/float_codec.h"
+
+#define KPT_KERNEL(max_threads) __global__ void __launch_bounds__(max_threads)
+#define KPT_PARAMS(type) const __grid_constant__ type
+#define KPT_DEVICE static __device__ __forceinline__
+#define KPT_DEVICE_MEMBER __device__ __forceinline__
+#define KPT_SHARED(type, name, count) __shared__ type name[count]
+
+namespace kpt::gpu {
+
+inline constexpr int kWaveSize = 32;
+
+template <class T>
+using SharedPtr = T*;
+
+KPT_DEVICE int ThreadIndex() { return static_cast<int>(threadIdx.x); }
+KPT_DEVICE int BlockThreads() { return static_cast<int>(blockDim.x); }
+KPT_DEVICE int64_t BlockIndex() { return static_cast<int64_t>(blockIdx.x); }
+KPT_DEVICE int64_t GridBlocks() { return static_cast<int64_t>(gridDim.x); }
+KPT_DEVICE void SyncBlock() { __syncthreads(); }
+KPT_DEVICE float ShuffleXor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+
+KPT_DEVICE Words16 Load16(const void* p) {
+  const uint4 v = *static_cast<const uint4*>(p);
+  return {{v.x, v.y, v.z, v.w}};
+}
+// For what is read once: leaves the first-level cache to others.
+KPT_DEVICE Words16 Load16Once(const void* p) {
+  Words16 v;
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
+               : "l"(p)
+               : "memory");
+  return v;
+}
+KPT_DEVICE void Store16(void* p, const Words16& v) {
+  *static_cast<uint4*>(p) = make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]);
+}
+
+KPT_DEVICE float FloatOf(Float16 x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+}
+KPT_DEVICE uint32_t Narrow2(float lo, float hi, BFloat16) {
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(hi), "f"(lo));
+  return word;
+}
+KPT_DEVICE uint32_t Narrow2(float lo, float hi, Float16) {
+  uint32_t word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(hi), "f"(lo));
+  return word;
+}
+
+KPT_DEVICE float SquareRoot(float x) { return sqrtf(x); }
+KPT_DEVICE float MaxOf(float a, float b) { return fmaxf(a, b); }
+KPT_DEVICE float FastExp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+KPT_DEVICE float FastReciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// a in the lowest byte. The instruction exists from sm_89 on; FNUZ is AMD's and never has one here.
+KPT_DEVICE uint32_t EncodeFp8x4(float a, float b, float c, float d, Fp8Format format) {
+#if __CUDA_ARCH__ >= 890
+  uint16_t lo, hi;
+  if (format == Fp8Format::kE4M3FN) {
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(lo) : "f"(b), "f"(a));
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(hi) : "f"(d), "f"(c));
+    return lo | (static_cast<uint32_t>(hi) << 16);
+  }
+  if (format == Fp8Format::kE5M2) {
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(lo) : "f"(b), "f"(a));
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(hi) : "f"(d), "f"(c));
+    return lo | (static_cast<uint32_t>(hi) << 16);
+  }
+#endif
+  const float x[4] = {a, b, c, d};
+  uint32_t word = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t code = format == Fp8Format::kE4M3FN ? E4M3FN::Encode(x[i], true)
+                          : format == Fp8Format::kE5M2 ? E5M2::Encode(x[i], true)
+                                                       : E4M3FNUZ::Encode(x[i], true);
+    word |= code << (8 * i);
+  }
+  return word;
+}
+
+}  // namespace kpt::gpu
+
+#endif  // KPT_KERNELS_BASE_GPU_VENDOR_CUDA_H_
