@@ -39,6 +39,8 @@ def test_kernels_of_every_dispatch_key(spec):
         for key in ("AutogradCPU", "AutogradCUDA", "AutogradXPU", "AutogradXLA"):
             assert has(name, key), f"{name} {key}"
         assert own(name, "CPU") == ("cpu" in spec.native_backends)
+        if torch.version.hip is None:
+            assert own(name, "CUDA") == ("nvidia" in spec.native_backends)
     for key in ("AutocastCPU", "AutocastCUDA"):
         assert own(f"kpt::{spec.name}", key) == spec.autocast
     assert hasattr(harness.op_of(spec), "out") == spec.out_overload

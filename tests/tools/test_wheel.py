@@ -21,6 +21,8 @@ import pytest
 from tools.wheel import elf, make_wheel
 
 _MODULE = "kernel_pytorch/_native/cpu.abi3.so"
+_CUDA = "kernel_pytorch/_native/cuda.abi3.so"
+_CUDA_MOST_BYTES = 64 << 20  # kernels for five architectures; more wants a reason
 
 
 def _folder(variable):
@@ -47,6 +49,11 @@ def info(files):
 @pytest.fixture(scope="module")
 def module(files):
     return elf.read(files[_MODULE])
+
+
+@pytest.fixture(scope="module")
+def cuda(files):
+    return elf.read(files[_CUDA])
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +117,13 @@ def test_only_the_package_is_inside(files, info):
     assert not [n for n in files if "__pycache__" in n or n.endswith((".cc", ".h", ".pyc"))]
 
 
-def test_tag_is_true_and_not_too_modest(wheel, files, info, module):
+def test_tag_is_true_and_not_too_modest(wheel, files, info, module, cuda):
     tag = wheel.name.removesuffix(".whl").split("-", 2)[2]
     assert f"Tag: {tag}\n" in files[f"{info}/WHEEL"].decode()
     assert "Root-Is-Purelib: false\n" in files[f"{info}/WHEEL"].decode()
     assert tag.startswith("cp310-abi3-manylinux_")
     promised = tuple(int(v) for v in re.search(r"manylinux_(\d+)_(\d+)_x86_64$", tag).groups())
-    newest = elf.oldest_platform(module)
+    newest = max(elf.oldest_platform(module), elf.oldest_platform(cuda))
     host = tuple(int(v) for v in os.confstr("CS_GNU_LIBC_VERSION").split()[1].split("."))
     if promised == host and newest < promised:
         pytest.skip(f"linked on glibc {host}, newer than the known ones: the tag is the host's")
@@ -128,19 +135,28 @@ def test_a_tag_that_is_too_old_is_refused(files):
         make_wheel.check_tag("cp310-abi3-manylinux_2_5_x86_64", {_MODULE: files[_MODULE]})
 
 
-def test_needs_neither_torch_nor_python(module):
-    assert not [n for n in module.needed if re.match(r"lib(torch|c10|python|gomp|iomp)", n)]
+def test_needs_neither_torch_nor_python_nor_a_driver(module, cuda):
+    """libcuda, the driver, is loaded when a kernel is first launched: the CUDA module too imports
+    anywhere."""
     system = {"libc.so.6", "libgcc_s.so.1", "libm.so.6", "libstdc++.so.6", "ld-linux-x86-64.so.2"}
+    threads = {"libdl.so.2", "libpthread.so.0", "librt.so.1"}  # of their own before glibc 2.34
     assert set(module.needed) <= system
+    assert set(cuda.needed) <= system | threads
 
 
-def test_exports_the_entry_point_alone(module):
+def test_exports_the_entry_point_alone(module, cuda):
     assert module.exported == {"PyInit_cpu"}
+    assert cuda.exported == {"PyInit_cuda"}
 
 
-def test_no_symbol_of_ours_is_open(module):
+def test_no_symbol_of_ours_is_open(module, cuda):
     # An undefined symbol of our own would show only when the module is imported.
-    assert not [s for s in module.undefined if "3kpt" in s or "8nanobind" in s]
+    names = ("3kpt", "8nanobind", "cuda")
+    assert not [s for s in module.undefined | cuda.undefined if any(n in s for n in names)]
+
+
+def test_the_cuda_module_is_of_bearable_size(files):
+    assert len(files[_CUDA]) < _CUDA_MOST_BYTES
 
 
 def test_two_builds_one_hash(wheel, tmp_path, monkeypatch):
@@ -206,20 +222,23 @@ def _run(command, environment):
 
 _NATIVE = """
 import importlib.machinery, importlib.util, pathlib, sysconfig
-path = pathlib.Path(sysconfig.get_path("platlib"), "kernel_pytorch/_native/cpu.abi3.so")
-loader = importlib.machinery.ExtensionFileLoader("cpu", str(path))
-module = importlib.util.module_from_spec(importlib.util.spec_from_loader("cpu", loader))
-loader.exec_module(module)
-print(module.__version__)
+for name in ("cpu", "cuda"):
+    path = pathlib.Path(sysconfig.get_path("platlib"), f"kernel_pytorch/_native/{name}.abi3.so")
+    loader = importlib.machinery.ExtensionFileLoader(name, str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(module)
+    print(module.__version__)
+count, why = module.devices()
+assert count or why, "without a GPU, the module says why"
 """
 
 
 @pytest.mark.parametrize("python", sorted(_INTERPRETERS))
 def test_native_module_imports(python, wheel, version, tmp_path):
-    """The one abi3 module imports under each Python, without torch."""
+    """The abi3 modules import under each Python, without torch, GPU or driver."""
     inside = _venv(_INTERPRETERS[python], tmp_path / "venv", wheel)
     environment = {"PYTHONPATH": str(_folder("KPT_NANOBIND_BACKEND"))}
-    assert _run([inside, "-c", _NATIVE], environment).strip() == version
+    assert _run([inside, "-c", _NATIVE], environment).split() == [version, version]
 
 
 _OPERATOR = """

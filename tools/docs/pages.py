@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from kernel_pytorch.backends.gpu_runs import native_on
 from kernel_pytorch.bench import tables
 from kernel_pytorch.bench.record import Record
 from kernel_pytorch.ops import SPECS
@@ -150,7 +151,7 @@ def _op_page(spec: OpSpec) -> str:
         ("gradient", _gradient(spec)),
         ("`out=` overload", "yes" if spec.out_overload else "no"),
         ("autocast", "casts to the autocast dtype" if spec.autocast else "keeps its dtypes"),
-        ("native kernels", ", ".join(spec.native_backends) or "none"),
+        ("native kernels", ", ".join(native_on(spec)) or "none"),
         ("elsewhere", "the reference runs; `kernel_pytorch.explain()` says so"),
         (
             "error",
@@ -173,7 +174,7 @@ def _op_index(specs: Sequence[OpSpec]) -> str:
             spec.family,
             f"[`{spec.name}`]({spec.name}.md)",
             ", ".join(_dtype(d) for d in spec.dtypes),
-            ", ".join(spec.native_backends) or "none",
+            ", ".join(native_on(spec)) or "none",
             "yes" if spec.out_overload else "",
         )
         for spec in specs

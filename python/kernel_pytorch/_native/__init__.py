@@ -14,7 +14,7 @@ __all__ = ["load"]
 
 @functools.cache
 def load(backend: str) -> ModuleType:
-    """The compiled module of ``backend`` ("cpu").
+    """The compiled module of ``backend`` ("cpu" or "cuda").
 
     Raises :class:`NativeUnavailableError` when it is missing, does not load on this machine, was
     built for another version, or the environment asks for an ISA level that the CPU lacks.

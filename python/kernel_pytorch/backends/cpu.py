@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -50,21 +48,6 @@ class _Cpu(Backend):
 
     def __init__(self) -> None:
         self.seconds: dict[str, Callable[..., float]] = {}
-
-    @functools.cache  # noqa: B019  (one instance for the life of the process)
-    def find(self, op: str) -> Callable[..., str]:
-        try:
-            native = load("cpu")
-        except NativeUnavailableError as error:
-            reason = str(error)
-            warnings.warn(f"{op} runs its reference: {reason}", RuntimeWarning, stacklevel=2)
-
-            def unavailable(*_: Any) -> str:
-                raise NotImplementedError(reason)
-
-            return unavailable
-        function: Callable[..., str] = getattr(native, op)
-        return function
 
     def repeatable(
         self, spec: OpSpec, notes: Mapping[str, Any]
@@ -132,16 +115,10 @@ def isa_limit(name: str) -> Iterator[None]:
         native.set_isa_limit(before)
 
 
-@contextlib.contextmanager
-def force_variant(op: str, name: str) -> Iterator[None]:
+def force_variant(op: str, name: str) -> contextlib.AbstractContextManager[None]:
     """Within the block, ``op`` runs only its variant ``name`` (process-wide, for tests); a call
     that the variant does not serve runs the reference."""
-    native = load("cpu")
-    native.force_variant(op, name)
-    try:
-        yield
-    finally:
-        native.force_variant(op, None)
+    return CPU.force_variant(op, name)
 
 
 def variants(op: str | None = None) -> list[VariantInfo]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
+from kernel_pytorch._native import load
 from kernel_pytorch.core.dispatch_log import DispatchRecord, record
+from kernel_pytorch.core.errors import NativeUnavailableError
 from kernel_pytorch.ops import signature
 from kernel_pytorch.ops.registry import (
     allocate,
@@ -29,12 +34,36 @@ class Backend:
     """How a backend's native functions are found and repeated."""
 
     name: str
+    """The device type, and the name of the compiled module."""
 
+    @functools.cache  # noqa: B019  (one instance for the life of the process)
     def find(self, op: str) -> Native:
         """The native function of ``op``, called once at its first use. It takes the outputs and
         then all the schema's arguments in order, returns the name of the variant that ran, and
         raises NotImplementedError when none serves the call."""
-        raise NotImplementedError
+        try:
+            native = load(self.name)
+        except NativeUnavailableError as error:
+            reason = str(error)
+            warnings.warn(f"{op} runs its reference: {reason}", RuntimeWarning, stacklevel=2)
+
+            def unavailable(*_: Any) -> str:
+                raise NotImplementedError(reason)
+
+            return unavailable
+        function: Native = getattr(native, op)
+        return function
+
+    @contextlib.contextmanager
+    def force_variant(self, op: str, name: str) -> Iterator[None]:
+        """Within the block, ``op`` runs only its variant ``name`` (process-wide, for tests); a call
+        that the variant does not serve runs the reference."""
+        native = load(self.name)
+        native.force_variant(op, name)
+        try:
+            yield
+        finally:
+            native.force_variant(op, None)
 
     def repeatable(self, spec: OpSpec, notes: Mapping[str, Any]) -> tuple[Remember, Repeat] | None:
         """Called once, before the operator's first call: two functions, or None where there are

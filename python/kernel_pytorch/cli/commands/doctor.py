@@ -30,7 +30,14 @@ def doctor(
     fixes it. Exits with 1 when there is a problem.
     """
     from kernel_pytorch._version import __version__
-    from kernel_pytorch.cli.doctor import drivers, memory, processor, software, threads
+    from kernel_pytorch.cli.doctor import (
+        cuda_kernels,
+        drivers,
+        memory,
+        processor,
+        software,
+        threads,
+    )
     from kernel_pytorch.cli.doctor.finding import Status
     from kernel_pytorch.cli.output import Output, Progress
 
@@ -40,7 +47,10 @@ def doctor(
         costs = memory.check(progress.say)
         progress.say("looking for GPU drivers")
         findings = software.check(progress.say)
-        findings += processor.check() + threads.check() + costs + drivers.check()
+        vendors = drivers.check()
+        gpus = sum(len(f.data["gpus"]) for f in vendors if f.name == "NVIDIA")
+        findings += processor.check() + threads.check() + costs + vendors
+        findings += cuda_kernels.check(gpus)
     problems = [f for f in findings if f.status is Status.PROBLEM]
     bad = problems or (strict and any(f.status is Status.ADVICE for f in findings))
     code = Exit.FINDING if bad else Exit.OK

@@ -69,6 +69,7 @@ def ops(
     with Progress(output, "importing PyTorch"):
         import torch  # noqa: F401  (for its message when it is missing)
 
+        from kernel_pytorch.backends.gpu_runs import GPU_BACKENDS, NOT_YET, gpu_run
         from kernel_pytorch.ops import SPECS
     if name is not None:
         if name not in SPECS:
@@ -84,15 +85,25 @@ def ops(
         "backend": _chosen("--backend", backend, BACKENDS),
         "dtype": _chosen("--dtype", [long_names.get(d, d) for d in dtype or []], dtypes),
     }
-    unavailable = _module_problem()
-    if unavailable:
-        output.warn(f"the CPU's kernels do not run: {unavailable}; see `kpt doctor`")
+    unavailable = {b for b in BACKENDS if any(b in s.native_backends for s in specs)}
+    unavailable = {b for b in unavailable if _module_problem(b)}
+    for b in sorted(unavailable & set(wanted["backend"])):
+        output.warn(f"the {b} kernels do not run: {_module_problem(b)}; see `kpt doctor`")
     entries = [
-        {"op": s.name, "family": s.family, "backend": b, "dtype": d, "implementation": ran}
+        {
+            "op": s.name,
+            "family": s.family,
+            "backend": b,
+            "dtype": d,
+            "implementation": ran,
+            "gpu_run": str(gpu_run(s.name, b) or NOT_YET)
+            if ran == "native" and b in GPU_BACKENDS
+            else "",
+        }
         for s in specs
         for b in BACKENDS
         for d in map(_dtype, s.dtypes)
-        for ran in ["native" if b in s.native_backends and not unavailable else "reference"]
+        for ran in ["native" if b in s.native_backends and b not in unavailable else "reference"]
         if s.family in wanted["family"] and b in wanted["backend"] and d in wanted["dtype"]
         if ran == "native" or not native
         if ran == "reference" or not reference
@@ -116,13 +127,14 @@ def _chosen(option: str, given: Sequence[str] | None, known: Any) -> list[str]:
     return list(given or known)
 
 
-def _module_problem() -> str:
-    """Why the compiled module does not load; "" when it does."""
-    from kernel_pytorch.backends import cpu
+def _module_problem(backend: str) -> str:
+    """Why the compiled module of a backend does not load; "" when it does."""
+    from kernel_pytorch.backends import cpu, cuda
     from kernel_pytorch.core.errors import NativeUnavailableError
 
+    modules = {"cpu": cpu.module_file, "nvidia": cuda.module_file}
     try:
-        cpu.isa()
+        modules[backend]()
     except NativeUnavailableError as error:
         return str(error)
     return ""
@@ -151,6 +163,11 @@ def _table(output: Output, entries: Sequence[Mapping[str, str]], backends: Seque
         if entries
         else Text("no operator passes the filters")
     )
+    for run in dict.fromkeys(e["gpu_run"] for e in entries if e["gpu_run"]):
+        names = dict.fromkeys(
+            f"{e['op']} on {e['backend']}" for e in entries if e["gpu_run"] == run
+        )
+        out.print(Text(f"{run}: {', '.join(names)}"))
 
 
 def _cell(entries: Sequence[Mapping[str, str]]) -> Any:
@@ -167,10 +184,11 @@ def _cell(entries: Sequence[Mapping[str, str]]) -> Any:
 
 def _one(output: Output, spec: OpSpec) -> None:
     from kernel_pytorch.backends import cpu
+    from kernel_pytorch.backends.gpu_runs import GPU_BACKENDS, NOT_YET, gpu_run
     from kernel_pytorch.cli.runs import what_runs
 
     available: list[tuple[cpu.VariantInfo, bool]] = []
-    if not _module_problem():
+    if not _module_problem("cpu"):
         levels = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
         limit = levels.index(cpu.isa())
         available = [(v, levels.index(v.isa) <= limit) for v in cpu.variants(spec.name)]
@@ -186,6 +204,11 @@ def _one(output: Output, spec: OpSpec) -> None:
             "backward": spec.backward,
             "differentiable": spec.differentiable,
             "native_backends": list(spec.native_backends),
+            "gpu_runs": {
+                b: str(gpu_run(spec.name, b) or NOT_YET)
+                for b in spec.native_backends
+                if b in GPU_BACKENDS
+            },
             "choices": {k: list(v) for k, v in spec.choices.items()},
             "runs_here": {d: r._asdict() for d, r in ran.items()},
             "variants": [
@@ -203,9 +226,11 @@ def _page(
     from rich.markdown import Markdown
     from rich.text import Text
 
+    from kernel_pytorch.backends.gpu_runs import native_on
+
     out = output.out
     out.print(Text(f"torch.ops.kpt.{spec.name}", style="bold") + Text(spec.schema))
-    facts = [f"family {spec.family}", f"native on {', '.join(spec.native_backends) or 'nothing'}"]
+    facts = [f"family {spec.family}", f"native on {', '.join(native_on(spec)) or 'nothing'}"]
     if spec.out_overload:
         facts.append("has an out= overload")
     if not spec.differentiable:
