@@ -81,4 +81,4 @@ def test_without_the_module_everything_is_a_reference(run):
     code, out, err = run("ops", "--json", KPT_ISA="nonsense")
     assert code == 0
     assert {e["implementation"] for e in json.loads(out)["ops"]} == {"reference"}
-    assert "the CPU's kernels do not run: KPT_ISA: unknown ISA level" in err
+    assert "the cpu kernels do not run: KPT_ISA: unknown ISA level" in err
