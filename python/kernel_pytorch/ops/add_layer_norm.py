@@ -56,6 +56,7 @@ ADD_LAYER_NORM = OpSpec(
     reference=_reference,
     eager=_eager,
     free_sizes=("N",),
+    native_backends=("cpu", "nvidia"),
     cost=norms.cost(4),
     cases=(
         cases(sizes=norms.SIZES, given=[(), _GIVEN], leads=norms.LEADS)

@@ -45,6 +45,7 @@ LAYER_NORM = OpSpec(
     eager=_eager,
     out_overload=True,
     free_sizes=("N",),
+    native_backends=("cpu", "nvidia"),
     cost=norms.cost(2),
     cases=(
         cases(sizes=norms.SIZES, given=[(), _GIVEN], leads=norms.LEADS)

@@ -33,6 +33,7 @@ RMS_NORM = OpSpec(
     eager=_eager,
     out_overload=True,
     free_sizes=("N",),
+    native_backends=("cpu", "nvidia"),
     cost=norms.cost(2),
     cases=(
         cases(sizes=norms.SIZES, given=[(), ("weight",)], leads=norms.LEADS)

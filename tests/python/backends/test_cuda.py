@@ -13,6 +13,7 @@ import torch
 from kernel_pytorch._native import load
 from kernel_pytorch.backends import cuda, gpu_runs
 from kernel_pytorch.ops import SPECS
+from kernel_pytorch.ops.spec import Out
 
 NATIVE = load("cuda")
 OPS = sorted(name for name, spec in SPECS.items() if "nvidia" in spec.native_backends)
@@ -46,7 +47,7 @@ def _call(name, tensor, index=0):
     args, kwargs = spec.build(case, torch.float32, torch.Generator().manual_seed(0))
     bound = dict(zip((a.name for a in spec.arguments), args)) | kwargs
     outs = spec.infer(**bound)
-    outs = (outs,) if not isinstance(outs[0], tuple) else outs
+    outs = (outs,) if isinstance(outs, Out) else outs
     values = [torch.empty(tuple(o.shape), dtype=o.dtype) for o in outs] + list(bound.values())
     tensors = [i for i, v in enumerate(values) if isinstance(v, torch.Tensor)]
     for i in tensors:

@@ -4,14 +4,27 @@ import json
 
 import pytest
 
-from kernel_pytorch.backends import cpu
+from kernel_pytorch.backends import cpu, cuda
+from kernel_pytorch.backends.gpu_runs import GPU_BACKENDS, NOT_YET, gpu_run
 from kernel_pytorch.cli.commands.ops import BACKENDS
+from kernel_pytorch.core.errors import NativeUnavailableError
 from kernel_pytorch.ops import SPECS
 
 
 def _entries(result):
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)["ops"]
+
+
+def _is_native(op, backend):
+    """Declared, and its module is in this build: that of CUDA need not be."""
+    if backend not in SPECS[op].native_backends:
+        return False
+    try:
+        {"cpu": cpu, "nvidia": cuda}[backend].module_file()
+    except NativeUnavailableError:
+        return False
+    return True
 
 
 def test_every_operator_backend_and_dtype(kpt):
@@ -24,14 +37,18 @@ def test_every_operator_backend_and_dtype(kpt):
     ]
     assert sorted(expected) == sorted((e["op"], e["backend"], e["dtype"]) for e in entries)
     for entry in entries:
-        native = entry["backend"] in SPECS[entry["op"]].native_backends
+        native = _is_native(entry["op"], entry["backend"])
         assert entry["implementation"] == ("native" if native else "reference")
 
 
 def test_filters(kpt):
     entries = _entries(kpt("ops", "--json", "--family", "norm", "--dtype", "bf16", "--native"))
-    assert {(e["family"], e["dtype"], e["backend"]) for e in entries} == {
-        ("norm", "bfloat16", "cpu")
+    assert {(e["family"], e["dtype"]) for e in entries} == {("norm", "bfloat16")}
+    assert {(e["op"], e["backend"]) for e in entries} == {
+        (spec.name, backend)
+        for spec in SPECS.values()
+        for backend in BACKENDS
+        if spec.family == "norm" and _is_native(spec.name, backend)
     }
     assert _entries(kpt("ops", "--json", "--backend", "tpu", "--native")) == []
     assert "no operator passes" in kpt("ops", "--backend", "tpu", "--native").stdout
@@ -80,5 +97,14 @@ def test_below_a_level_its_variants_are_marked(kpt):
 def test_without_the_module_everything_is_a_reference(run):
     code, out, err = run("ops", "--json", KPT_ISA="nonsense")
     assert code == 0
-    assert {e["implementation"] for e in json.loads(out)["ops"]} == {"reference"}
+    entries = [e for e in json.loads(out)["ops"] if e["backend"] == "cpu"]
+    assert {e["implementation"] for e in entries} == {"reference"}
     assert "the cpu kernels do not run: KPT_ISA: unknown ISA level" in err
+
+
+def test_what_is_known_of_gpus(kpt):
+    """A kernel for a GPU that no record shows running is said to be just that."""
+    for entry in _entries(kpt("ops", "--json")):
+        on_gpu = entry["implementation"] == "native" and entry["backend"] in GPU_BACKENDS
+        run = str(gpu_run(entry["op"], entry["backend"]) or NOT_YET)
+        assert entry["gpu_run"] == (run if on_gpu else "")
