@@ -1,0 +1,30 @@
+"""What each kernel of the CUDA module is meant to take and to contain; one line a kernel."""
+
+import dataclasses
+
+__all__ = ["KERNELS", "Declared"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Declared:
+    """Limits hold for every template instance and every architecture."""
+
+    registers: int
+    """A thread, at most."""
+    shared: int = 0
+    """Static bytes a block, at most."""
+    dynamic: int = 0
+    """Dynamic bytes a block at the usual launch."""
+    threads: int
+    """A block's at the usual launch."""
+    warps: int
+    """That a multiprocessor holds at once then, at least."""
+    instructions: tuple[str, ...] = ()
+    """Beginnings of instructions that must be there."""
+
+
+KERNELS = {
+    # Norms: 16-byte loads that are held in registers, or walked over.
+    "NormHeldKernel": Declared(registers=64, shared=512, threads=256, warps=32),
+    "NormLoopKernel": Declared(registers=64, shared=512, threads=256, warps=32),
+}
