@@ -1,5 +1,6 @@
-// The names under which kernels in gpu/ folders know a GPU: one source for CUDA, HIP (whose header comes
-// with its backend) and, in tests, for an emulator that runs the threads of a block on the CPU.
+// The names under which kernels in gpu/ folders know a GPU: one source for CUDA, HIP (whose header
+// comes with its backend) and, in tests, for an emulator that runs the threads of a block on the
+// CPU.
 //
 // Each target defines, in namespace kpt::gpu:
 //
