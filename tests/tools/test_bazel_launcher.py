@@ -346,7 +346,8 @@ def test_a_failed_bootstrap_leaves_nothing(bootstrap):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_bootstrap_leaves_nothing(bootstrap, how):
-    bootstrap.apt('touch "$HOME/started"; sleep 60')
+    # Builtins: while it waits for a command that does not die of it, bash would forget SIGINT.
+    bootstrap.apt(': >"$HOME/started"; exec sleep 60')
     process = bootstrap.start()
     while not (bootstrap.launcher.home / "started").exists():
         assert process.poll() is None, process.communicate()
@@ -359,7 +360,8 @@ def test_an_interrupted_bootstrap_leaves_nothing(bootstrap, how):
 
 
 def test_what_a_killed_bootstrap_leaves_goes_with_the_next(bootstrap):
-    bootstrap.apt('touch "$HOME/started"; sleep 60')
+    # Builtins: while it waits for a command that does not die of it, bash would forget SIGINT.
+    bootstrap.apt(': >"$HOME/started"; exec sleep 60')
     process = bootstrap.start()
     while not (bootstrap.launcher.home / "started").exists():
         time.sleep(0.01)
