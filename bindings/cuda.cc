@@ -3,11 +3,13 @@
 
 #include "bindings/base/context.h"
 #include "bindings/base/control.h"
+#include "bindings/cuda/probe.h"
 #include "bindings/families.h"
 
 NB_MODULE(cuda, m) {
   m.attr("__version__") = KPT_VERSION;
   kpt::bindings::BindContext(m);
   kpt::bindings::BindControl(m);
+  kpt::bindings::BindCudaProbe(m);
   kpt::bindings::BindNorm(m);
 }

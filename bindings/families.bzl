@@ -1,5 +1,9 @@
-"""The families that the CUDA module binds: bindings/FAMILY.cc and //kernels/FAMILY:FAMILY_cuda."""
+"""What the CUDA module is made of."""
 
+# bindings/FAMILY.cc, compiled for CUDA, over //kernels/FAMILY:FAMILY_cuda.
 CUDA_FAMILIES = [
     "norm",
 ]
+
+# With those whose bindings stand in bindings/cuda.
+CUDA_KERNELS = CUDA_FAMILIES + ["probe"]

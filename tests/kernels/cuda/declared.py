@@ -24,6 +24,21 @@ class Declared:
 
 
 KERNELS = {
+    # The card's ceiling: 4 stages of 48 KiB, one producer and two consumer warpgroups.
+    "ProductSm90aKernel": Declared(
+        registers=168,
+        shared=64,
+        dynamic=4 * (48 << 10) + 1024,
+        threads=384,
+        warps=12,
+        instructions=(
+            "HGMMA.64x256x16.F32.BF16",
+            "UTMALDG.2D",
+            "UTMASTG.2D",
+            "STSM.16.M88.4",
+            "USETMAXREG",
+        ),
+    ),
     # Norms: 16-byte loads that are held in registers, or walked over.
     "NormHeldKernel": Declared(registers=64, shared=512, threads=256, warps=32),
     "NormLoopKernel": Declared(registers=64, shared=512, threads=256, warps=32),
