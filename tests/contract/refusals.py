@@ -105,10 +105,12 @@ def _spoiled(
     # Another tensor may be the one that is found not to fit: its name is then in the message.
     other = "" if alone else r"\w+"
     for dtype in WRONG_DTYPES:
-        if dtype != t.dtype and dtype not in spec.arg_dtypes.get(name, ()):
+        allowed = spec.dtypes if name == spec.tensor_arguments[0] else spec.arg_dtypes.get(name, ())
+        if dtype != t.dtype and dtype not in allowed:
             yield f"dtype {harness.short(dtype)}", t.to(dtype), TypeError, other
-    yield "sparse", t.to_sparse(), TypeError, name
-    if t.dim() > 0:
+    if t.itemsize > 1:  # fp8 cannot be made so
+        yield "sparse", t.to_sparse(), TypeError, name
+    if t.dim() > 0 and t.itemsize > 1:
         yield "nested", torch.nested.as_nested_tensor([t, t]), TypeError, name
     if t.dim() == 2:
         yield "sparse rows", t.to_sparse_csr(), TypeError, name
@@ -134,7 +136,7 @@ def _spoiled(
 
 def _last_size_is_shared(spec: OpSpec, name: str) -> bool:
     """Whether a required tensor fixes the last size of this one."""
-    optional = {a.name for a in spec.arguments if str(a.type) == "Optional[Tensor]"}
+    optional = {a.name for a in spec.arguments if a.type == "Optional[Tensor]"}
     last = spec.dims.get(name, "").split()[-1:]
     return bool(last) and any(
         last[0] in dims.split()
@@ -144,8 +146,12 @@ def _last_size_is_shared(spec: OpSpec, name: str) -> bool:
 
 
 def _wrong_choices(spec: OpSpec) -> Iterator[Refusal]:
+    types = {a.name: a.type for a in spec.arguments}
     for name, choices in spec.choices.items():
-        for value in ("", "GELU", "nonsense", "none ", "relu\0"):
+        values: tuple[Any, ...] = ("", "GELU", "nonsense", "none ", "relu\0")
+        if types[name] == "ScalarType":
+            values = (torch.float64, torch.int64, torch.bool, torch.complex64)
+        for value in values:
             if value not in choices:
                 yield Refusal(
                     name=f"{name}: {value!r}",
@@ -172,7 +178,7 @@ def _against_the_schema(spec: OpSpec) -> Iterator[Refusal]:
             match=rf"kpt::{spec.name}\(\) .*'{first}'",
         )
     for a in spec.arguments:
-        if str(a.type) in ("str", "float", "int", "bool"):
+        if a.type in ("str", "float", "int", "bool", "ScalarType"):
             yield Refusal(
                 name=f"{a.name}: a list for {a.type}",
                 call=_changed(spec, a.name, [[]]),
@@ -215,7 +221,7 @@ def _wrong_outputs(spec: OpSpec) -> Iterator[Refusal]:
     gapped = torch.stack([want, want], dim=-1)[..., 0]
     yield into("not dense", gapped, ValueError, f"{spec.name}: argument '\\w+' must have a dense")
     yield into("misaligned", _misaligned(want), ValueError, f"{spec.name}: argument '\\w+' must be")
-    if want.shape == x.shape:
+    if want.shape == x.shape and want.dtype == x.dtype:
         buffer = torch.zeros(x.numel() + 1)
         yield Refusal(
             name="out: overlaps the input",

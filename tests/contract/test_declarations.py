@@ -22,7 +22,7 @@ def test_names_are_the_schemas(spec):
     assert set(spec.choices) <= arguments - tensors
     for case in spec.cases:
         assert set(case.options) <= arguments - tensors, str(case)
-    texts = {a.name for a in spec.arguments if str(a.type) == "str"}
+    texts = {a.name for a in spec.arguments if a.type == "str"}
     assert texts <= set(spec.choices), "a text argument has a list of its values"
     assert spec.doc.strip()
 

@@ -43,7 +43,11 @@ def test_size_that_overflows(spec, device):
     bound = harness.map_tensors(lambda t: t.to(device), good_call(spec))
     first = bound[spec.tensor_arguments[0]]
     out = harness.outputs_of(call(spec, bound))[0]
-    if out.shape != first.shape or not spec.dims[spec.tensor_arguments[0]].startswith("..."):
+    if (
+        out.itemsize == 1
+        or out.shape != first.shape
+        or not spec.dims[spec.tensor_arguments[0]].startswith("...")
+    ):
         pytest.skip("its outputs cannot outgrow what an expanded input may have")
     for name in spec.tensor_arguments:
         if bound[name] is not None and bound[name].shape == first.shape:
@@ -68,7 +72,7 @@ def test_more_dimensions_than_kernels_take(spec):
         got = harness.outputs_of(call(spec, bound))
     assert ["more than 8 dimensions" in c.reason for c in calls] == [True]
     for g, w in zip(got, want, strict=True):
-        torch.testing.assert_close(g, first_dims(w, 9))
+        torch.testing.assert_close(g.reshape(w.shape), w, equal_nan=True)
 
 
 def first_dims(t, rank):

@@ -119,11 +119,11 @@ def _arguments(spec: OpSpec) -> str:
         else:
             allowed = ", ".join(map(str, spec.choices.get(a.name, ())))
         dims = spec.dims.get(a.name, "")
-        default = "required" if not a.has_default_value() else _code(repr(a.default_value))
+        default = "required" if not a.has_default else _code(repr(a.default_value))
         rows.append(
             (
                 _code(a.name),
-                _code(str(a.type)),
+                _code(a.type),
                 default + (", by keyword" if a.kwarg_only else ""),
                 _code(f"[{dims}]") if dims else "",
                 allowed,

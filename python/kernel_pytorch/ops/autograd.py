@@ -53,7 +53,7 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
                 return super(torch.autograd.Function, function).apply(*values)
         return function.apply(*values)
 
-    optional = {a.name for a in spec.arguments if str(a.type) == "Optional[Tensor]"}
+    optional = {a.name for a in spec.arguments if a.type == "Optional[Tensor]"}
 
     def all_tensors(condition: str, join: str, when_absent: str) -> str:
         terms = []

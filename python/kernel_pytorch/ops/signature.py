@@ -20,13 +20,13 @@ def parameters(spec: OpSpec) -> str:
     for a in spec.arguments:
         if a.kwarg_only and "*" not in parts:
             parts.append("*")
-        parts.append(a.name + (f"=default_{a.name}" if a.has_default_value() else ""))
+        parts.append(a.name + (f"=default_{a.name}" if a.has_default else ""))
     return ", ".join(parts)
 
 
 def defaults(spec: OpSpec) -> dict[str, Any]:
     """The names that :func:`parameters` refers to."""
-    return {f"default_{a.name}": a.default_value for a in spec.arguments if a.has_default_value()}
+    return {f"default_{a.name}": a.default_value for a in spec.arguments if a.has_default}
 
 
 def forwarded(spec: OpSpec) -> str:

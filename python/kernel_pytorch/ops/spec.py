@@ -11,16 +11,41 @@ leading dimensions (the same ones wherever it appears with a name, as in ``...M`
 
 from __future__ import annotations
 
+import functools
 import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["Benchmark", "Case", "Cost", "ErrorCase", "OpSpec", "Out", "Tolerance", "cases"]
+__all__ = [
+    "Argument",
+    "Benchmark",
+    "Case",
+    "Cost",
+    "ErrorCase",
+    "OpSpec",
+    "Out",
+    "Tolerance",
+    "cases",
+]
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Argument:
+    """One argument of a schema."""
+
+    name: str
+    type: str
+    """As the schema writes it in long form: Tensor, Optional[Tensor], str, ScalarType and so on."""
+    has_default: bool
+    default_value: Any
+    """None without a default; a ``torch.dtype`` for a ScalarType."""
+    kwarg_only: bool
 
 
 class Out(NamedTuple):
@@ -47,6 +72,11 @@ class Tolerance:
     floor_ulp: float = 1.0
     other_floors: Mapping[int, float] = field(default_factory=dict)
     """``floor_ulp`` of single outputs, by their index."""
+    exact: bool = False
+    """The results are the reference's for the same inputs, bit for bit."""
+    integers: float = 0.0
+    """For integer outputs of which the reference in float64 gives the values before rounding: how
+    much farther than half a step from those they may lie."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,17 +209,32 @@ class OpSpec:
     independent row (results for a row must not depend on the others); None: not tested so."""
     native_backends: tuple[str, ...] = ("cpu",)
 
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """The schema's arguments (``torch._C.Argument``: name, type, default_value, kwarg_only)."""
-        return tuple(torch._C.parse_schema(f"kpt::{self.name}{self.schema}").arguments)
+    @functools.cached_property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The schema's arguments in order."""
+        parsed = torch._C.parse_schema(f"kpt::{self.name}{self.schema}").arguments
+        return tuple(
+            Argument(
+                name=a.name,
+                type=str(a.real_type),
+                has_default=a.has_default_value(),
+                default_value=self._dtype_default(a.name)
+                if str(a.real_type) == "ScalarType"
+                else a.default_value,
+                kwarg_only=a.kwarg_only,
+            )
+            for a in parsed
+        )
+
+    def _dtype_default(self, name: str) -> torch.dtype | None:
+        # The parsed schema has a number of torch's own in its place.
+        found = re.search(rf"\bScalarType {name}=(\w+)", self.schema)
+        return getattr(torch, found[1]) if found else None
 
     @property
     def tensor_arguments(self) -> tuple[str, ...]:
         """Names of the arguments that are tensors or optional tensors, in order."""
-        return tuple(
-            a.name for a in self.arguments if str(a.type) in ("Tensor", "Optional[Tensor]")
-        )
+        return tuple(a.name for a in self.arguments if a.type in ("Tensor", "Optional[Tensor]"))
 
     def build(
         self, case: Case, dtype: torch.dtype, generator: torch.Generator
@@ -200,7 +245,7 @@ class OpSpec:
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         for a in self.arguments:
-            if a.name in self.dims and (str(a.type) == "Tensor" or a.name in case.given):
+            if a.name in self.dims and (a.type == "Tensor" or a.name in case.given):
                 allowed = self.arg_dtypes.get(a.name, (dtype,))
                 wanted = dtype if isinstance(allowed[0], str) else allowed[0]
                 value: Any = make_tensor(self.dims[a.name], case, wanted, generator)

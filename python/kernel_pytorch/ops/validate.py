@@ -48,7 +48,7 @@ def _allowed(spec: OpSpec, name: str, bound: Mapping[str, Any]) -> tuple[torch.d
 def check(spec: OpSpec, bound: Mapping[str, Any]) -> None:
     """Raise ValueError or TypeError when the call breaks a rule of the spec; read no data."""
     op = spec.name
-    optional = {a.name for a in spec.arguments if str(a.type) == "Optional[Tensor]"}
+    optional = {a.name for a in spec.arguments if a.type == "Optional[Tensor]"}
     given = {n: bound[n] for n in spec.tensor_arguments if not (n in optional and bound[n] is None)}
     for name, t in given.items():
         if not isinstance(t, torch.Tensor):
@@ -121,7 +121,7 @@ def quick_condition(spec: OpSpec) -> str:
     terms: list[str] = []
     seen: dict[str, str] = {}
     first = spec.tensor_arguments[0]
-    optional = {a.name for a in spec.arguments if str(a.type) == "Optional[Tensor]"}
+    optional = {a.name for a in spec.arguments if a.type == "Optional[Tensor]"}
     for name in spec.tensor_arguments:
         own: list[str] = []
         tokens = spec.dims[name].split() if name in spec.dims else None
@@ -147,7 +147,7 @@ def quick_condition(spec: OpSpec) -> str:
                 else:
                     own.append("False")
         if name == first:
-            own.append(f"(dtype := {name}.dtype) in D")
+            own.append(f"(own_dtype := {name}.dtype) in D")
         else:
             allowed = spec.arg_dtypes.get(name, (first,))
             own.append(
@@ -155,7 +155,7 @@ def quick_condition(spec: OpSpec) -> str:
                 + " or ".join(
                     f"{name}.dtype is "
                     + (
-                        ("dtype" if d == first else f"{d}.dtype")
+                        ("own_dtype" if d == first else f"{d}.dtype")
                         if isinstance(d, str)
                         else str(d).removeprefix("torch.")
                     )
