@@ -16,4 +16,5 @@ NB_MODULE(cpu, m) {
   kpt::bindings::BindGemm(m);
   kpt::bindings::BindNorm(m);
   kpt::bindings::BindProbe(m);
+  kpt::bindings::BindQuant(m);
 }

@@ -11,6 +11,7 @@ void BindAttention(nanobind::module_& m);
 void BindGemm(nanobind::module_& m);
 void BindNorm(nanobind::module_& m);
 void BindProbe(nanobind::module_& m);
+void BindQuant(nanobind::module_& m);
 
 }  // namespace kpt::bindings
 

@@ -1,0 +1,2 @@
+// Dequantization in portable SIMD.
+#include "kernels/quant/cpu/dequantize_rows_impl.h"

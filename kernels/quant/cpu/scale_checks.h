@@ -1,0 +1,108 @@
+// What the operators of this family check and plan: scales, overlaps, strips.
+#ifndef KPT_KERNELS_QUANT_CPU_SCALE_CHECKS_H_
+#define KPT_KERNELS_QUANT_CPU_SCALE_CHECKS_H_
+
+#include <string>
+
+#include "kernels/base/row_checks.h"
+#include "kernels/quant/cpu/strips.h"
+#include "kernels/quant/granularity.h"
+
+namespace kpt::cpu {
+
+inline int64_t ScaleBlocks(int64_t n) { return (n + kScaleBlock - 1) / kScaleBlock; }
+
+// The shape of the scales of `x`, dense.
+inline TensorView ScaleShape(const TensorView& x, Granularity granularity) {
+  TensorView s;
+  s.rank = 0;
+  if (granularity == Granularity::kTensor) return s;
+  s.rank = granularity == Granularity::kRow ? x.rank - 1 : x.rank;
+  for (int d = 0; d < s.rank; ++d) s.shape[d] = x.shape[d];
+  if (granularity != Granularity::kRow) s.shape[s.rank - 1] = ScaleBlocks(x.dim(-1));
+  if (granularity == Granularity::kBlock128x128) s.shape[s.rank - 2] = ScaleBlocks(x.dim(-2));
+  return s;
+}
+
+// Scales (or zero points, of another dtype) of `x`.
+inline Status CheckScales(const char* op, const char* arg, const TensorView& scale, DType dtype,
+                          const TensorView& x, Granularity granularity) {
+  const TensorView want = ScaleShape(x, granularity);
+  bool same = scale.rank == want.rank;
+  for (int d = 0; same && d < want.rank; ++d) same = scale.shape[d] == want.shape[d];
+  if (!same) {
+    return Status::InvalidArgument(Argument(op, arg) + "must have shape " + ShapeText(want) +
+                                   ", got " + ShapeText(scale));
+  }
+  if (scale.dtype != dtype) {
+    return Status::TypeError(Argument(op, arg) + "must have dtype " + Name(dtype) + ", got " +
+                             Name(scale.dtype));
+  }
+  if (scale.rank > 0 && scale.dim(-1) > 1 && scale.stride(-1) != 1) {
+    return Status::InvalidArgument(Argument(op, arg) + "must have a dense last dimension, got " +
+                                   "stride " + std::to_string(scale.stride(-1)));
+  }
+  return Status();
+}
+
+// `view` (x, its codes or its scales) as a tensor of x's rank whose rows are strips.
+inline TensorView StripView(TensorView view, int x_rank, Granularity granularity, bool is_scale) {
+  if (!view.present() || view.rank == 0) return TensorView();
+  if (is_scale && view.rank == x_rank - 1) {
+    view.shape[view.rank] = 1;
+    view.strides[view.rank++] = 1;
+  }
+  if (granularity == Granularity::kBlock128x128 && !is_scale) {
+    const int d = view.rank - 2;
+    view.shape[d] = ScaleBlocks(view.shape[d]);
+    view.strides[d] *= kScaleBlock;
+  }
+  return view;
+}
+
+// Strips of `x`. `measured`: a group is measured before it is rounded, so a piece holds all of it.
+inline Strips MakeStrips(const TensorView& x, int64_t cols, Granularity granularity,
+                         bool measured) {
+  constexpr int64_t kPiece = kMaxGroups * kScaleBlock;
+  constexpr int64_t kSquarePiece = 8 * kScaleBlock;  // with its rows it fits the second-level cache
+  Strips s;
+  s.cols = cols;
+  s.group = cols;
+  s.piece = kPiece;
+  switch (granularity) {
+    case Granularity::kTensor:
+      break;
+    case Granularity::kRow:
+      if (measured) s.piece = cols;
+      break;
+    case Granularity::kBlock1x128:
+      s.group = kScaleBlock;
+      break;
+    case Granularity::kBlock128x128:
+      s.group = kScaleBlock;
+      s.piece = kSquarePiece;
+      s.rows_per_strip = kScaleBlock;
+      s.matrix_rows = x.dim(-2);
+      s.strips_per_matrix = ScaleBlocks(s.matrix_rows);
+      break;
+  }
+  if (s.piece > cols) s.piece = cols;
+  if (cols > 0) {
+    s.pieces_per_strip = (cols + s.piece - 1) / s.piece;
+  } else {
+    // An empty row has a scale too, though no block of it has one.
+    s.pieces_per_strip = s.group == 0 ? 1 : 0;
+    s.group = s.piece = 1;
+  }
+  return s;
+}
+
+// Pieces from which on a thread pays: a parallel region costs about as much as 8192 elements.
+inline int64_t PieceGrain(const Strips& s) {
+  constexpr int64_t kGrain = 8192;
+  return kGrain / (s.piece * s.rows_per_strip) + 1;
+}
+
+}  // namespace kpt::cpu
+
+#endif  // KPT_KERNELS_QUANT_CPU_SCALE_CHECKS_H_
