@@ -155,7 +155,10 @@ def _op_page(spec: OpSpec) -> str:
         ("elsewhere", "the reference runs; `kernel_pytorch.explain()` says so"),
         (
             "error",
-            f"at most {spec.tolerance.vs_eager:g} times eager's in the same dtype, against float64",
+            "none: the reference's bits"
+            if spec.tolerance.exact
+            else f"at most {spec.tolerance.vs_eager:g} times eager's in the same dtype, against "
+            "float64",
         ),
         ("tested", f"{len(spec.cases)} declared cases, {len(spec.error_cases)} refused calls"),
     ]
@@ -186,8 +189,8 @@ def _numerics(specs: Sequence[OpSpec]) -> str:
     rows = [
         (
             f"[`{s.name}`](ops/{s.name}.md)",
-            f"{s.tolerance.vs_eager:g}",
-            _floors(s),
+            "exact" if s.tolerance.exact else f"{s.tolerance.vs_eager:g}",
+            "" if s.tolerance.exact else _floors(s),
             "yes" if s.row_dims is not None else "",
         )
         for s in specs

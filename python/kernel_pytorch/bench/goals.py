@@ -97,6 +97,7 @@ _ROWS = (
         )
         for dtype in ("bfloat16", "float32")
     ),
+    _goal("dequantize_fp8", "float8_e4m3fn", "1024x4096 tensor to bfloat16 out=", share=0.8),
 )
 
 SUITES: dict[str, tuple[Goal, ...]] = {"cpu": (*_ATTENTION, *_LINEAR, *_LOW_PRECISION, *_ROWS)}
