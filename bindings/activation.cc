@@ -12,56 +12,56 @@ namespace kpt::bindings {
 namespace nb = nanobind;
 
 void BindActivation(nb::module_& m) {
-  AddVariants("act", cpu::ActVariants());
+  AddVariants("act", backend::ActVariants());
   m.def(
       "act",
       [](nb::handle out, nb::handle x, const char* kind) {
         Call call("act");
-        cpu::ActArgs args;
+        backend::ActArgs args;
         call.Output("out", out, &args.out);
         call.Input("x", x, &args.x);
         args.kind = call.Activation("kind", kind);
-        return call.Run(cpu::Act, args);
+        return call.Run(backend::Act, args);
       },
       nb::arg("out"), nb::arg("x"), nb::arg("kind"));
 
-  AddVariants("act_backward", cpu::ActBackwardVariants());
+  AddVariants("act_backward", backend::ActBackwardVariants());
   m.def(
       "act_backward",
       [](nb::handle grad_x, nb::handle grad_out, nb::handle x, const char* kind) {
         Call call("act_backward");
-        cpu::ActBackwardArgs args;
+        backend::ActBackwardArgs args;
         call.Output("grad_x", grad_x, &args.grad_x);
         call.Input("grad_out", grad_out, &args.grad_out);
         call.Input("x", x, &args.x);
         args.kind = call.Activation("kind", kind);
-        return call.Run(cpu::ActBackward, args);
+        return call.Run(backend::ActBackward, args);
       },
       nb::arg("grad_x"), nb::arg("grad_out"), nb::arg("x"), nb::arg("kind"));
 
-  AddVariants("act_mul", cpu::ActMulVariants());
+  AddVariants("act_mul", backend::ActMulVariants());
   m.def(
       "act_mul",
       [](nb::handle out, nb::handle gate_up, const char* kind) {
         Call call("act_mul");
-        cpu::ActMulArgs args;
+        backend::ActMulArgs args;
         call.Output("out", out, &args.out);
         call.Input("gate_up", gate_up, &args.gate_up);
         args.kind = call.Activation("kind", kind);
-        return call.Run(cpu::ActMul, args);
+        return call.Run(backend::ActMul, args);
       },
       nb::arg("out"), nb::arg("gate_up"), nb::arg("kind"));
 
-  AddVariants("softmax", cpu::SoftmaxVariants());
+  AddVariants("softmax", backend::SoftmaxVariants());
   m.def(
       "softmax",
       [](nb::handle out, nb::handle x, double scale) {
         Call call("softmax");
-        cpu::SoftmaxArgs args;
+        backend::SoftmaxArgs args;
         call.Output("out", out, &args.out);
         call.Input("x", x, &args.x);
         args.scale = static_cast<float>(scale);
-        return call.Run(cpu::Softmax, args);
+        return call.Run(backend::Softmax, args);
       },
       nb::arg("out"), nb::arg("x"), nb::arg("scale"));
 }

@@ -10,6 +10,7 @@ NB_MODULE(cuda, m) {
   m.attr("__version__") = KPT_VERSION;
   kpt::bindings::BindContext(m);
   kpt::bindings::BindControl(m);
+  kpt::bindings::BindActivation(m);
   kpt::bindings::BindCudaProbe(m);
   kpt::bindings::BindNorm(m);
 }

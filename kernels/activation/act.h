@@ -13,12 +13,13 @@
 #include <vector>
 
 #include "kernels/base/activation_kind.h"
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct ActArgs {
   MutableTensorView out;  // x's shape and dtype
@@ -35,6 +36,6 @@ Status Act(const LaunchContext& ctx, const ActArgs& args);
 
 std::vector<VariantInfo> ActVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_ACTIVATION_ACT_H_

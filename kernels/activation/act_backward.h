@@ -5,12 +5,13 @@
 #include <vector>
 
 #include "kernels/base/activation_kind.h"
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct ActBackwardArgs {
   MutableTensorView grad_x;  // x's shape and dtype
@@ -24,6 +25,6 @@ Status ActBackward(const LaunchContext& ctx, const ActBackwardArgs& args);
 
 std::vector<VariantInfo> ActBackwardVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_ACTIVATION_ACT_BACKWARD_H_

@@ -6,12 +6,13 @@
 #include <vector>
 
 #include "kernels/base/activation_kind.h"
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct ActMulArgs {
   MutableTensorView out;                        // [..., N], gate_up's dtype
@@ -25,6 +26,6 @@ Status ActMul(const LaunchContext& ctx, const ActMulArgs& args);
 
 std::vector<VariantInfo> ActMulVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_ACTIVATION_ACT_MUL_H_

@@ -4,12 +4,13 @@
 
 #include <vector>
 
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct SoftmaxArgs {
   MutableTensorView out;  // [..., N], x's shape and dtype
@@ -25,6 +26,6 @@ Status Softmax(const LaunchContext& ctx, const SoftmaxArgs& args);
 
 std::vector<VariantInfo> SoftmaxVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_ACTIVATION_SOFTMAX_H_

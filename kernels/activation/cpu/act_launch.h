@@ -2,38 +2,27 @@
 #ifndef KPT_KERNELS_ACTIVATION_CPU_ACT_LAUNCH_H_
 #define KPT_KERNELS_ACTIVATION_CPU_ACT_LAUNCH_H_
 
-#include <initializer_list>
-#include <string>
-
+#include "kernels/activation/act_checks.h"
 #include "kernels/activation/cpu/act_rows.h"
 #include "kernels/base/parallel_for.h"
-#include "kernels/base/row_checks.h"
 #include "kernels/base/variant.h"
 
 namespace kpt::cpu {
 
-inline Status CheckKind(const char* op, ActivationKind kind,
-                        std::initializer_list<ActivationKind> allowed) {
-  for (ActivationKind k : allowed) {
-    if (k == kind) return Status();
-  }
-  return Status::InvalidArgument(Argument(op, "kind") +
-                                 "is not an activation of this operator, got code " +
-                                 std::to_string(static_cast<int>(kind)));
-}
-
-// Sets the loop's bounds once plan and cols are there.
-inline void CutRows(ActJob* job) {
-  job->pieces_per_row = (job->cols + ActJob::kPiece - 1) / ActJob::kPiece;
-  job->stream = job->out != job->x && job->out != job->other &&
-                job->plan.rows * job->cols * ItemSize(job->dtype) >= kStreamBytes;
+inline ActPieces CutRows(const ActJob& job) {
+  ActPieces pieces;
+  static_cast<ActJob&>(pieces) = job;
+  pieces.pieces_per_row = (job.cols + ActPieces::kPiece - 1) / ActPieces::kPiece;
+  pieces.stream = job.out != job.x && job.out != job.other &&
+                  job.plan.rows * job.cols * ItemSize(job.dtype) >= kStreamBytes;
+  return pieces;
 }
 
 template <ActRowsFn kRows>
-Status RunActRows(const LaunchContext& ctx, const ActJob& job) {
+Status RunActRows(const LaunchContext& ctx, const ActPieces& job) {
   // A parallel region costs about as much as this many elements take.
   constexpr int64_t kGrain = 4096;
-  const int64_t piece = job.cols < ActJob::kPiece ? job.cols : ActJob::kPiece;
+  const int64_t piece = job.cols < ActPieces::kPiece ? job.cols : ActPieces::kPiece;
   ParallelFor(ctx.num_threads, job.plan.rows * job.pieces_per_row, (kGrain + piece - 1) / piece,
               [&](int64_t begin, int64_t end) { kRows(job, begin, end); });
   return Status();

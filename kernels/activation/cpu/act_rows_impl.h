@@ -14,12 +14,12 @@ namespace {
 
 // out = f(x), or f(x, other), over the pieces.
 template <class T, bool kBinary, bool kStream, class F>
-void Pieces(const ActJob& job, int64_t begin, int64_t end, const F& f) {
+void Pieces(const ActPieces& job, int64_t begin, int64_t end, const F& f) {
   for (int64_t i = begin; i < end; ++i) {
     const int64_t row = i / job.pieces_per_row;
-    const int64_t start = (i - row * job.pieces_per_row) * ActJob::kPiece;
+    const int64_t start = (i - row * job.pieces_per_row) * ActPieces::kPiece;
     const int64_t rest = job.cols - start;
-    const int64_t n = rest < ActJob::kPiece ? rest : ActJob::kPiece;
+    const int64_t n = rest < ActPieces::kPiece ? rest : ActPieces::kPiece;
     int64_t at[ActJob::kNumTensors];
     RowOffsets(job.plan, row, at);
     T* out = static_cast<T*>(job.out) + at[ActJob::kOut] + start;
@@ -34,7 +34,7 @@ void Pieces(const ActJob& job, int64_t begin, int64_t end, const F& f) {
 }
 
 template <class T, bool kBinary, class F>
-void Pieces(const ActJob& job, int64_t begin, int64_t end, const F& f) {
+void Pieces(const ActPieces& job, int64_t begin, int64_t end, const F& f) {
   if (job.stream) {
     Pieces<T, kBinary, true>(job, begin, end, f);
   } else {
@@ -46,7 +46,7 @@ template <class T>
 constexpr bool kFastFor = std::is_same_v<T, BFloat16>;
 
 template <class T>
-void Forward(const ActJob& job, int64_t begin, int64_t end) {
+void Forward(const ActPieces& job, int64_t begin, int64_t end) {
   SwitchKind(job.kind, [&](auto kind) {
     Pieces<T, false>(job, begin, end, [](FloatVec x) HWY_ATTR {
       return Activate<decltype(kind)::value, kFastFor<T>>(x);
@@ -55,7 +55,7 @@ void Forward(const ActJob& job, int64_t begin, int64_t end) {
 }
 
 template <class T>
-void Backward(const ActJob& job, int64_t begin, int64_t end) {
+void Backward(const ActPieces& job, int64_t begin, int64_t end) {
   SwitchKind(job.kind, [&](auto kind) {
     Pieces<T, true>(job, begin, end, [](FloatVec x, FloatVec grad) HWY_ATTR {
       return Backpropagate<decltype(kind)::value, kFastFor<T>>(grad, x);
@@ -64,7 +64,7 @@ void Backward(const ActJob& job, int64_t begin, int64_t end) {
 }
 
 template <class T>
-void Multiply(const ActJob& job, int64_t begin, int64_t end) {
+void Multiply(const ActPieces& job, int64_t begin, int64_t end) {
   SwitchKind(job.kind, [&](auto kind) {
     Pieces<T, true>(job, begin, end, [](FloatVec gate, FloatVec up) HWY_ATTR {
       return hn::Mul(Activate<decltype(kind)::value, kFastFor<T>>(gate), up);
@@ -74,16 +74,16 @@ void Multiply(const ActJob& job, int64_t begin, int64_t end) {
 
 }  // namespace
 
-#define KPT_DEFINE_ACT_ROWS(name, function)                  \
-  void name(const ActJob& job, int64_t begin, int64_t end) { \
-    switch (job.dtype) {                                     \
-      case DType::kFloat32:                                  \
-        return function<float>(job, begin, end);             \
-      case DType::kFloat16:                                  \
-        return function<Half>(job, begin, end);              \
-      default:                                               \
-        return function<BFloat16>(job, begin, end);          \
-    }                                                        \
+#define KPT_DEFINE_ACT_ROWS(name, function)                     \
+  void name(const ActPieces& job, int64_t begin, int64_t end) { \
+    switch (job.dtype) {                                        \
+      case DType::kFloat32:                                     \
+        return function<float>(job, begin, end);                \
+      case DType::kFloat16:                                     \
+        return function<Half>(job, begin, end);                 \
+      default:                                                  \
+        return function<BFloat16>(job, begin, end);             \
+    }                                                           \
   }
 KPT_DEFINE_ACT_ROWS(ActRows, Forward)
 KPT_DEFINE_ACT_ROWS(ActBackwardRows, Backward)

@@ -1,8 +1,8 @@
 #include "kernels/activation/softmax.h"
 
 #include "kernels/activation/cpu/softmax_rows.h"
+#include "kernels/activation/softmax_checks.h"
 #include "kernels/base/parallel_for.h"
-#include "kernels/base/row_checks.h"
 
 namespace kpt::cpu {
 namespace {
@@ -30,19 +30,9 @@ constexpr Variant<SoftmaxJob> kVariants[] = {
 }  // namespace
 
 Status Softmax(const LaunchContext& ctx, const SoftmaxArgs& args) {
-  KPT_RETURN_IF_ERROR(CheckRows(kOp, "x", args.x, 1));
-  KPT_RETURN_IF_ERROR(CheckLike(kOp, "out", args.out, "x", args.x));
-  if (args.x.size() == 0) return Status();
-  KPT_RETURN_IF_ERROR(CheckWritesOnce(kOp, "out", args.out));
-  KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "out", args.out, "x", args.x, true));
   SoftmaxJob job;
-  job.plan = PlanRows<SoftmaxJob::kNumTensors>({&args.out, &args.x});
-  job.cols = args.x.dim(-1);
-  job.dtype = args.x.dtype;
-  job.scale = args.scale;
-  job.out = args.out.mutable_data();
-  job.x = args.x.data;
-  job.stream = job.out != job.x && args.x.size() * ItemSize(job.dtype) >= kStreamBytes;
+  KPT_RETURN_IF_ERROR(MakeSoftmaxJob(kOp, args, &job));
+  if (job.cols == 0) return Status();
   return RunFirst(kOp, kVariants, ctx, job);
 }
 

@@ -4,23 +4,9 @@
 
 #include <cstdint>
 
-#include "kernels/base/dtype.h"
-#include "kernels/base/rows.h"
+#include "kernels/activation/softmax_job.h"
 
 namespace kpt::cpu {
-
-// A checked problem. Plain data: files of every instruction set read it.
-struct SoftmaxJob {
-  enum Tensor { kOut, kX, kNumTensors };
-
-  RowPlan<kNumTensors> plan;
-  int64_t cols = 0;
-  DType dtype = DType::kFloat32;
-  float scale = 1.0f;
-  bool stream = false;  // write past the caches
-  void* out = nullptr;
-  const void* x = nullptr;
-};
 
 using SoftmaxRowsFn = void (*)(const SoftmaxJob& job, int64_t begin, int64_t end);
 

@@ -40,6 +40,32 @@ inline RowTiling TileRows(int64_t rows, int64_t units, int units_per_thread, int
   return tiling;
 }
 
+// For elementwise kernels: tiles of rows_per_block() rows, a block each.
+struct TileGrid {
+  int threads_per_row = 1;  // a power of two
+  int block_threads = 0;
+  int64_t column_tiles = 0;
+  int64_t tiles = 0;
+  int64_t blocks = 0;  // grids loop where there are more tiles
+  int rows_per_block() const { return block_threads / threads_per_row; }
+};
+
+// A row is `units` pieces; a thread takes `units_per_thread` of them, its tile's threads_per_row
+// apart.
+inline TileGrid TileElements(int64_t rows, int64_t units, int units_per_thread, int block_threads) {
+  TileGrid grid;
+  grid.block_threads = block_threads;
+  const int64_t wanted = (units + units_per_thread - 1) / units_per_thread;
+  while (grid.threads_per_row < wanted && grid.threads_per_row < block_threads) {
+    grid.threads_per_row *= 2;
+  }
+  const int64_t tile_units = int64_t{grid.threads_per_row} * units_per_thread;
+  grid.column_tiles = (units + tile_units - 1) / tile_units;
+  grid.tiles = grid.column_tiles * ((rows + grid.rows_per_block() - 1) / grid.rows_per_block());
+  grid.blocks = grid.tiles < kMaxBlocks ? grid.tiles : kMaxBlocks;
+  return grid;
+}
+
 // Whether every row of every tensor (nullptr: not there) starts at a multiple of 16 bytes and is
 // such a multiple long: then threads move 16 bytes at a time.
 template <int kTensors>

@@ -5,7 +5,7 @@
 
 #include "kernels/base/float_codec.h"
 
-#define KPT_KERNEL(max_threads) __global__ void __launch_bounds__(max_threads)
+#define KPT_KERNEL(...) __global__ void __launch_bounds__(__VA_ARGS__)
 #define KPT_PARAMS(type) const __grid_constant__ type
 #define KPT_DEVICE static __device__ __forceinline__
 #define KPT_DEVICE_MEMBER __device__ __forceinline__
@@ -25,9 +25,14 @@ KPT_DEVICE int64_t GridBlocks() { return static_cast<int64_t>(gridDim.x); }
 KPT_DEVICE void SyncBlock() { __syncthreads(); }
 KPT_DEVICE float ShuffleXor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
 
+// In PTX, since nvcc makes four accesses of four bytes out of a structure where it is unsure.
 KPT_DEVICE Words16 Load16(const void* p) {
-  const uint4 v = *static_cast<const uint4*>(p);
-  return {{v.x, v.y, v.z, v.w}};
+  Words16 v;
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
+               : "l"(p)
+               : "memory");
+  return v;
 }
 // For what is read once: leaves the first-level cache to others.
 KPT_DEVICE Words16 Load16Once(const void* p) {
@@ -39,7 +44,9 @@ KPT_DEVICE Words16 Load16Once(const void* p) {
   return v;
 }
 KPT_DEVICE void Store16(void* p, const Words16& v) {
-  *static_cast<uint4*>(p) = make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]);
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(v.word[0]), "r"(v.word[1]),
+               "r"(v.word[2]), "r"(v.word[3])
+               : "memory");
 }
 
 KPT_DEVICE float FloatOf(Float16 x) {

@@ -46,6 +46,7 @@ ACT = OpSpec(
     backward_call=_backward,
     row_dims=0,
     out_overload=True,
+    native_backends=("cpu", "nvidia"),
     cost=_cost,
     cases=cases(
         sizes=[{}],

@@ -34,6 +34,7 @@ ACT_BACKWARD = OpSpec(
     reference=_reference,
     eager=_eager,
     row_dims=0,
+    native_backends=("cpu", "nvidia"),
     cost=_cost,
     cases=cases(
         sizes=[{}],

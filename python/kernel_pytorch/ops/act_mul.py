@@ -46,6 +46,7 @@ ACT_MUL = OpSpec(
     reference=_reference,
     eager=_eager,
     out_overload=True,
+    native_backends=("cpu", "nvidia"),
     cost=_cost,
     cases=cases(
         sizes=[{"W": w} for w in (0, 2, 14, 32, 66, 258, 2048, 8198)],

@@ -34,6 +34,7 @@ SOFTMAX = OpSpec(
     eager=_eager,
     out_overload=True,
     free_sizes=("N",),
+    native_backends=("cpu", "nvidia"),
     cost=_cost,
     cases=(
         cases(

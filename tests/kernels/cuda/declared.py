@@ -39,6 +39,10 @@ KERNELS = {
             "USETMAXREG",
         ),
     ),
+    # Elementwise: 16-byte pieces, or elements.
+    "ActKernel": Declared(registers=64, threads=256, warps=32),
+    "SoftmaxHeldKernel": Declared(registers=64, shared=256, threads=256, warps=32),
+    "SoftmaxLoopKernel": Declared(registers=64, shared=256, threads=256, warps=32),
     # Norms: 16-byte loads that are held in registers, or walked over.
     "NormHeldKernel": Declared(registers=64, shared=512, threads=256, warps=32),
     "NormLoopKernel": Declared(registers=64, shared=512, threads=256, warps=32),

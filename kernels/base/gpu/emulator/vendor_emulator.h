@@ -8,7 +8,7 @@
 #include "kernels/base/float_codec.h"
 #include "kernels/base/gpu/emulator/emulator.h"
 
-#define KPT_KERNEL(max_threads) void
+#define KPT_KERNEL(...) void
 #define KPT_PARAMS(type) const type
 #define KPT_DEVICE [[maybe_unused]] static inline
 #define KPT_DEVICE_MEMBER inline
