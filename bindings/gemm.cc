@@ -57,19 +57,22 @@ void BindGemm(nb::module_& m) {
   m.def(
       "pack_weight",
       [](nb::handle packed, nb::handle scale_out, nb::handle weight, const char* format,
-         nb::handle scale, int64_t group_size) {
+         nb::handle scale, int64_t group_size, nb::handle zero_point, bool symmetric) {
         Call call("pack_weight");
         cpu::PackWeightArgs args;
         call.Input("weight", weight, &args.weight);
         args.format = FormatOf("pack_weight", format);
         call.OptionalInput("scale", scale, &args.scale);
         args.group_size = group_size;
+        call.OptionalInput("zero_point", zero_point, &args.zero_point);
+        args.symmetric = symmetric;
         call.Output("packed", packed, &args.packed);
         call.Output("scale_out", scale_out, &args.scale_out);
         return call.Run(cpu::PackWeight, args);
       },
       nb::arg("packed"), nb::arg("scale_out"), nb::arg("weight"), nb::arg("format"),
-      nb::arg("scale").none(), nb::arg("group_size"));
+      nb::arg("scale").none(), nb::arg("group_size"), nb::arg("zero_point").none(),
+      nb::arg("symmetric"));
 
   AddVariants("packed_linear", cpu::PackedLinearVariants());
   m.def(

@@ -2,15 +2,18 @@
 //
 //   y[m, n] = act(scale[n] * sum_k x[m, k] * q[n, k] + bias[n])
 //
-// Weight-only (the default): q is decoded exactly. For bfloat16 x the products are of bf16 pairs
-// summed in fp32; for float32 and float16 x everything is fp32. fp32-format weights are used as
-// fp32 whatever x is. Results are rounded once, to the dtype of x.
+// (int4: the sum over the groups j of scale[j, n] * sum_(k in j) x[m, k] * (c[n, k] - z[j, n])).
 //
-// compute = int8 (format int8 only): each row of x is quantized on the fly to unsigned 8 bit,
+// Weight-only (the default): q (int4: c - z) is decoded exactly. For bfloat16 x the products are of
+// bf16 pairs summed in fp32; for float32 and float16 x everything is fp32. fp32-format weights are
+// used as fp32 whatever x is. Results are rounded once, to the dtype of x.
+//
+// compute = int8 (formats int8 and int4): each row of x is quantized on the fly to unsigned 8 bit,
 //   lo = min(x, 0), hi = max(x, 0) over the row, s = hi / 255 - lo / 255, z = rint(-lo / s),
 //   u = clamp(rint(x * (1 / s)) + z, 0, 255)         (all in fp32, nearest even)
 //   y[m, n] = act(scale[n] * s * (sum_k u q - z * sum_k q) + bias[n])
-// The sums are exact integers, so every variant gives the same ones. A row with s below the
+// (int4: s times the sum of such products over the groups). The sums over k are exact integers, so
+// every variant gives the same ones. A row with s below the
 // smallest normal fp32 counts as zeros; a row with a NaN or an infinity gives NaN in all outputs.
 // K is at most 32768 there: the sums then fit 32 bits with room for the zero point.
 //
@@ -47,7 +50,7 @@ struct PackedLinearArgs {
   MutableTensorView out;     // [..., N] (gated: N/2), dtype of x, rows dense and at one stride
   TensorView x;              // [..., K] float32, float16 or bfloat16, last dimension dense
   TensorView packed;         // [P, E] from pack_weight, last dimension dense
-  TensorView scale;          // [N] float32, dense
+  TensorView scale;          // [N] float32, int4: [groups, N]; last dimension dense
   int64_t out_features = 0;  // N
   PackFormat format = PackFormat::kBf16;
   TensorView bias;  // optional [N], dtype of x

@@ -35,7 +35,7 @@ inline uint32_t MaxU16(__m512i v) {
   }
   const __m512i place = _mm512_load_si512(order);
   const __m512i high = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u));
-  const int64_t padded = g.depth() * 4;
+  const int64_t padded = g.depth() * g.per_dword();
   const uint16_t* x = static_cast<const uint16_t*>(g.x) + m0 * g.ldx;
   const auto load = [&](const uint16_t* p, int64_t left) {
     if (left >= 32) return _mm512_loadu_si512(p);

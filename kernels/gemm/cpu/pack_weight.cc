@@ -17,10 +17,9 @@ struct FormatName {
   PackFormat format;
 };
 constexpr FormatName kFormats[] = {
-    {"bf16", PackFormat::kBf16},
-    {"fp32", PackFormat::kFp32},
-    {"int8", PackFormat::kInt8},
-    {"fp8_e4m3", PackFormat::kFp8E4M3},
+    {"bf16", PackFormat::kBf16},        {"fp32", PackFormat::kFp32},
+    {"int8", PackFormat::kInt8},        {"fp8_e4m3", PackFormat::kFp8E4M3},
+    {"fp8_e5m2", PackFormat::kFp8E5M2}, {"int4", PackFormat::kInt4},
 };
 
 }  // namespace
@@ -42,10 +41,19 @@ const char* Name(PackFormat format) {
   return "unknown";
 }
 
-const char* SupportedPackFormats() { return "bf16, fp32, int8, fp8_e4m3"; }
+const char* SupportedPackFormats() { return "bf16, fp32, int8, fp8_e4m3, fp8_e5m2, int4"; }
 
 bool IsQuantized(PackFormat format) {
-  return format == PackFormat::kInt8 || format == PackFormat::kFp8E4M3;
+  return format != PackFormat::kFp32 && format != PackFormat::kBf16;
+}
+
+bool IsGroupSize(PackFormat format, int64_t group_size) {
+  if (group_size == -1) return true;
+  return format == PackFormat::kInt4 && (group_size == 32 || group_size == 64 || group_size == 128);
+}
+
+int64_t PackedGroups(int64_t k, int64_t group_size) {
+  return group_size < 0 ? 1 : (k + group_size - 1) / group_size;
 }
 
 DType PackedDType(PackFormat format) {
@@ -57,6 +65,8 @@ DType PackedDType(PackFormat format) {
     case PackFormat::kInt8:
       return DType::kInt8;
     case PackFormat::kFp8E4M3:
+    case PackFormat::kFp8E5M2:
+    case PackFormat::kInt4:
       return DType::kUInt8;
   }
   return DType::kUInt8;
@@ -64,7 +74,7 @@ DType PackedDType(PackFormat format) {
 
 int64_t PackedPanels(int64_t n) { return cpu::PanelCount(n); }
 
-int64_t PackedPanelElements(PackFormat format, int64_t k) {
+int64_t PackedPanelElements(PackFormat format, int64_t k, int64_t zero_groups) {
   switch (format) {
     case PackFormat::kFp32:
       return cpu::PanelDwords(cpu::PanelDepth(k, 1));
@@ -73,7 +83,10 @@ int64_t PackedPanelElements(PackFormat format, int64_t k) {
     case PackFormat::kInt8:
       return 4 * cpu::PanelDwords(cpu::PanelDepth(k, 4) + 1);
     case PackFormat::kFp8E4M3:
+    case PackFormat::kFp8E5M2:
       return 4 * cpu::PanelDwords(cpu::PanelDepth(k, 4));
+    case PackFormat::kInt4:
+      return 4 * cpu::PanelDwords(cpu::PanelDepth(k, 8)) + zero_groups * cpu::kPanelCols;
   }
   return 0;
 }
@@ -94,10 +107,23 @@ struct BFloat16 {
   static float Get(uint16_t x) { return DecodeBf16(x); }
 };
 
-// The scale of a row: the largest magnitude over the format's largest value.
+float LargestValue(PackFormat format) {
+  switch (format) {
+    case PackFormat::kInt8:
+      return 127.0f;
+    case PackFormat::kInt4:
+      return 7.5f;
+    case PackFormat::kFp8E4M3:
+      return 448.0f;
+    default:
+      return 57344.0f;
+  }
+}
+
+// The scale of k weights: the largest magnitude over what the format has for it.
 template <class T>
-float RowScale(const typename T::Type* w, int64_t k, PackFormat format) {
-  const bool is_int8 = format == PackFormat::kInt8;
+float ScaleOf(const typename T::Type* w, int64_t k, PackFormat format) {
+  const bool has_nan = format == PackFormat::kFp8E4M3 || format == PackFormat::kFp8E5M2;
   float amax = 0;
   bool nan = false;
   for (int64_t i = 0; i < k; ++i) {
@@ -106,18 +132,50 @@ float RowScale(const typename T::Type* w, int64_t k, PackFormat format) {
     amax = a > amax ? a : amax;
   }
   const bool infinite = FloatBits(amax) == 0x7f800000u;
-  if (infinite || (nan && is_int8)) return FloatFromBits(0x7fc00000u);
+  if (infinite || (nan && !has_nan)) return FloatFromBits(0x7fc00000u);
   if (amax == 0) return 1.0f;
-  return amax / (is_int8 ? 127.0f : 448.0f);
+  return amax / LargestValue(format);
+}
+
+// Nearest even, of |r| < 2^22: adding 1.5 * 2^23 leaves the integer in the low bits.
+inline int32_t Round(float r) {
+  const float magic = 12582912.0f;
+  return static_cast<int32_t>(FloatBits(r + magic)) - static_cast<int32_t>(FloatBits(magic));
 }
 
 inline int32_t QuantizeInt8(float r) {
   if (!(r > -127.0f)) return r != r ? 0 : -127;
-  if (r > 127.0f) return 127;
-  // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
-  const float magic = 12582912.0f;
-  return static_cast<int32_t>(FloatBits(r + magic)) - static_cast<int32_t>(FloatBits(magic));
+  return r > 127.0f ? 127 : Round(r);
 }
+
+inline int32_t QuantizeInt4(float r) {  // to 0 .. 15
+  if (!(r > 0.0f)) return r != r ? 8 : 0;
+  return r > 15.0f ? 15 : Round(r);
+}
+
+// Scale and zero point of a group of an int4 weight.
+struct Affine4 {
+  float scale;
+  int32_t zero;
+};
+template <class T>
+Affine4 AffineOf(const typename T::Type* w, int64_t k) {
+  float lo = 0, hi = 0;
+  bool nan = false;
+  for (int64_t i = 0; i < k; ++i) {
+    const float v = T::Get(w[i]);
+    nan |= v != v;
+    lo = v < lo ? v : lo;
+    hi = v > hi ? v : hi;
+  }
+  const float scale = hi / 15.0f - lo / 15.0f;
+  if (nan || FloatBits(scale) == 0x7f800000u) return {FloatFromBits(0x7fc00000u), 0};
+  if (scale == 0) return {1.0f, 0};
+  const float zero = -lo / scale;
+  return {scale, zero > 15.0f ? 15 : Round(zero)};
+}
+
+bool HasZeroPoints(const PackWeightArgs& a) { return !a.symmetric || a.zero_point.present(); }
 
 // Byte of input k in its dword: k, k+2, k+1, k+3.
 inline int64_t ByteOffset(int64_t k) {
@@ -125,7 +183,39 @@ inline int64_t ByteOffset(int64_t k) {
   return k / 4 * kPanelRowBytes + kOrder[k % 4];
 }
 
-// One output: column `col` of a zeroed panel.
+// One output of an int4 weight: column `col` of a zeroed panel, its scales and its zero points.
+template <class T>
+void PackInt4Row(const PackWeightArgs& a, int64_t row, int64_t col, char* panel) {
+  const int64_t k = a.weight.dim(1);
+  const typename T::Type* w = a.weight.as<typename T::Type>() + row * a.weight.stride(0);
+  const int64_t groups = PackedGroups(k, a.group_size);
+  char* zeros = panel + PanelDepth(k, 8) * kPanelRowBytes + col;
+  for (int64_t j = 0; j < groups; ++j) {
+    const int64_t begin = groups == 1 ? 0 : j * a.group_size;
+    const int64_t end = groups == 1 || k - begin < a.group_size ? k : begin + a.group_size;
+    Affine4 affine = {0, 8};
+    if (!a.symmetric) {
+      affine = AffineOf<T>(w + begin, end - begin);
+    } else if (a.scale.present()) {
+      affine.scale = a.scale.as<float>()[j * a.scale.stride(0) + row];
+      if (a.zero_point.present()) {
+        affine.zero = a.zero_point.as<uint8_t>()[j * a.zero_point.stride(0) + row];
+      }
+    } else {
+      affine.scale = ScaleOf<T>(w + begin, end - begin, a.format);
+    }
+    a.scale_out.as_mutable<float>()[j * a.scale_out.stride(0) + row] = affine.scale;
+    if (HasZeroPoints(a)) zeros[j * kPanelCols] = static_cast<char>(affine.zero);
+    for (int64_t i = begin; i < end; ++i) {
+      const float code = T::Get(w[i]) / affine.scale + static_cast<float>(affine.zero);
+      const int32_t q = (QuantizeInt4(code) - 8) & 15;
+      char* byte = panel + i / 8 * kPanelRowBytes + col * 4 + ByteOffset(i % 4);
+      *byte = static_cast<char>(*byte | q << (i % 8 < 4 ? 0 : 4));
+    }
+  }
+}
+
+// One output of another format: column `col` of a zeroed panel.
 template <class T>
 void PackRow(const typename T::Type* w, int64_t k, float scale, PackFormat format, int64_t col,
              char* panel, int64_t depth) {
@@ -160,6 +250,15 @@ void PackRow(const typename T::Type* w, int64_t k, float scale, PackFormat forma
       }
       return;
     }
+    case PackFormat::kFp8E5M2: {
+      for (int64_t i = 0; i < k; ++i) {
+        panel[col * 4 + ByteOffset(i)] =
+            static_cast<char>(E5M2::Encode(T::Get(w[i]) / scale, /*saturate=*/true));
+      }
+      return;
+    }
+    case PackFormat::kInt4:
+      return;  // PackInt4Row
   }
 }
 
@@ -167,7 +266,7 @@ template <class T>
 void Pack(const LaunchContext& ctx, const PackWeightArgs& a) {
   const int64_t n = a.weight.dim(0);
   const int64_t k = a.weight.dim(1);
-  const int64_t panel_bytes = PackedPanelElements(a.format, k) * ItemSize(PackedDType(a.format));
+  const int64_t panel_bytes = a.packed.dim(1) * ItemSize(a.packed.dtype);
   const int64_t panel_stride = a.packed.stride(0) * ItemSize(a.packed.dtype);
   const int64_t depth = PanelDepth(k, 4);
   float* scale_out = a.scale_out.as_mutable<float>();
@@ -178,12 +277,16 @@ void Pack(const LaunchContext& ctx, const PackWeightArgs& a) {
       const int64_t rows = n - p * kPanelCols < kPanelCols ? n - p * kPanelCols : kPanelCols;
       for (int64_t col = 0; col < rows; ++col) {
         const int64_t row = p * kPanelCols + col;
+        if (a.format == PackFormat::kInt4) {
+          PackInt4Row<T>(a, row, col, panel);
+          continue;
+        }
         const typename T::Type* w = a.weight.as<typename T::Type>() + row * a.weight.stride(0);
         float scale = 1.0f;
         if (a.scale.present()) {
           scale = a.scale.as<float>()[row];
         } else if (IsQuantized(a.format)) {
-          scale = RowScale<T>(w, k, a.format);
+          scale = ScaleOf<T>(w, k, a.format);
         }
         scale_out[row] = scale;
         PackRow<T>(w, k, scale, a.format, col, panel, depth);
@@ -222,32 +325,72 @@ Status WrongType(const char* arg, DType expected, const TensorView& got) {
                            Name(got.dtype));
 }
 
-// A float tensor [n] without gaps.
-Status CheckScale(const char* arg, const TensorView& t, int64_t n) {
-  if (t.dtype != DType::kFloat32) return WrongType(arg, DType::kFloat32, t);
-  if (t.rank != 1 || t.dim(0) != n) {
-    return Invalid(arg, "have shape [" + std::to_string(n) + "]", t);
+// [n], or [groups, n] for int4, with a dense last dimension.
+Status CheckPerOutput(const char* arg, const TensorView& t, DType dtype, const PackWeightArgs& a) {
+  if (t.dtype != dtype) return WrongType(arg, dtype, t);
+  const int64_t n = a.weight.dim(0);
+  const bool grouped = a.format == PackFormat::kInt4;
+  const int64_t groups = PackedGroups(a.weight.dim(1), a.group_size);
+  if (t.rank != (grouped ? 2 : 1) || t.dim(-1) != n || (grouped && t.dim(0) != groups) ||
+      (n > 1 && t.stride(-1) != 1)) {
+    return Invalid(arg,
+                   "have shape [" + (grouped ? std::to_string(groups) + ", " : std::string()) +
+                       std::to_string(n) + "] and a dense last dimension",
+                   t);
   }
-  return CheckRows(kOp, arg, t, 1);
+  return Status();
+}
+
+Status CheckZeroPoint(const PackWeightArgs& a) {
+  if (a.format != PackFormat::kInt4 && (a.zero_point.present() || !a.symmetric)) {
+    return Status::InvalidArgument(Argument(kOp, a.symmetric ? "zero_point" : "symmetric") +
+                                   "must be " + (a.symmetric ? "None" : "True") + " for format '" +
+                                   Name(a.format) + "'");
+  }
+  if (a.scale.present() && !a.symmetric) {
+    return Status::InvalidArgument(Argument(kOp, "symmetric") +
+                                   "must be True for a given scale: 'zero_point' belongs to it");
+  }
+  if (!a.zero_point.present()) return Status();
+  if (!a.scale.present()) {
+    return Status::InvalidArgument(Argument(kOp, "zero_point") +
+                                   "must be None without 'scale', which it belongs to");
+  }
+  KPT_RETURN_IF_ERROR(CheckPerOutput("zero_point", a.zero_point, DType::kUInt8, a));
+  for (int64_t j = 0; j < a.zero_point.dim(0); ++j) {
+    const uint8_t* row = a.zero_point.as<uint8_t>() + j * a.zero_point.stride(0);
+    for (int64_t n = 0; n < a.zero_point.dim(1); ++n) {
+      if (row[n] <= kLargestZeroPoint) continue;
+      return Status::InvalidArgument(Argument(kOp, "zero_point") + "must be at most " +
+                                     std::to_string(kLargestZeroPoint) + ", got " +
+                                     std::to_string(row[n]));
+    }
+  }
+  return Status();
 }
 
 Status Check(const PackWeightArgs& a) {
   KPT_RETURN_IF_ERROR(CheckRows(kOp, "weight", a.weight, 2));
   if (a.weight.rank != 2) return Invalid("weight", "have 2 dimensions [N, K]", a.weight);
-  if (a.group_size != -1) {
+  if (!IsGroupSize(a.format, a.group_size)) {
+    const bool grouped = a.format == PackFormat::kInt4;
     return Status::InvalidArgument(Argument(kOp, "group_size") +
-                                   "must be -1 (one scale per output) for format '" +
+                                   "must be -1 (one scale per output" +
+                                   (grouped ? "), 32, 64 or 128" : ")") + " for format '" +
                                    Name(a.format) + "', got " + std::to_string(a.group_size));
   }
   const int64_t n = a.weight.dim(0);
-  const int64_t elements = PackedPanelElements(a.format, a.weight.dim(1));
+  const int64_t k = a.weight.dim(1);
   if (a.scale.present()) {
     if (!IsQuantized(a.format)) {
       return Status::InvalidArgument(Argument(kOp, "scale") + "must be None for format '" +
                                      Name(a.format) + "'");
     }
-    KPT_RETURN_IF_ERROR(CheckScale("scale", a.scale, n));
+    KPT_RETURN_IF_ERROR(CheckPerOutput("scale", a.scale, DType::kFloat32, a));
   }
+  KPT_RETURN_IF_ERROR(CheckZeroPoint(a));
+  const int64_t elements =
+      PackedPanelElements(a.format, k, HasZeroPoints(a) ? PackedGroups(k, a.group_size) : 0);
   if (a.packed.dtype != PackedDType(a.format)) {
     return WrongType("packed", PackedDType(a.format), a.packed);
   }
@@ -258,10 +401,10 @@ Status Check(const PackWeightArgs& a) {
                        std::to_string(elements) + "] and a dense last dimension",
                    a.packed);
   }
-  KPT_RETURN_IF_ERROR(CheckScale("scale_out", a.scale_out, n));
-  const TensorView* const inputs[] = {&a.weight, &a.scale};
-  const char* const names[] = {"weight", "scale"};
-  for (int i = 0; i < 2; ++i) {
+  KPT_RETURN_IF_ERROR(CheckPerOutput("scale_out", a.scale_out, DType::kFloat32, a));
+  const TensorView* const inputs[] = {&a.weight, &a.scale, &a.zero_point};
+  const char* const names[] = {"weight", "scale", "zero_point"};
+  for (int i = 0; i < 3; ++i) {
     KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "packed", a.packed, names[i], *inputs[i], false));
     KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "scale_out", a.scale_out, names[i], *inputs[i], false));
   }

@@ -83,7 +83,8 @@ Status MakeProblem(const LaunchContext& ctx, const PackedLinearArgs& a, Problem*
   p->epilogue.n = a.out.dim(-1);
   p->epilogue.bias = a.bias.present() ? a.bias.data : nullptr;
   p->epilogue.bias_dtype = a.bias.dtype;
-  p->epilogue.scale = IsQuantized(a.format) ? a.scale.as<float>() : nullptr;
+  const bool one_scale = IsQuantized(a.format) && a.format != PackFormat::kInt4;
+  p->epilogue.scale = one_scale ? a.scale.as<float>() : nullptr;
   p->epilogue.activation = a.activation;
   return Status();
 }
@@ -113,6 +114,12 @@ bool RunKernel(const LaunchContext& ctx, const PackedLinearArgs& a, const Proble
   g.format = a.format;
   g.panels = static_cast<const char*>(p.panels);
   g.epilogue = epilogue;
+  if (a.format == PackFormat::kInt4) {
+    g.group_size = a.group_size;
+    g.zero_points = a.packed.dim(1) > PackedPanelElements(a.format, p.k);
+    g.scale = a.scale.as<float>();
+    g.lds = a.scale.stride(0);
+  }
   return quant(threads, g);
 }
 
@@ -163,6 +170,13 @@ bool IsDecoded(const LaunchContext&, const PackedLinearArgs& a) {
 bool IsBf16Decoded(const LaunchContext& ctx, const PackedLinearArgs& a) {
   return IsDecoded(ctx, a) && a.format != PackFormat::kBf16 && a.x.dtype == DType::kBFloat16;
 }
+// The tiles add up all of K, which int4 has a scale for in each group.
+bool IsAmxInt8Compute(const LaunchContext& ctx, const PackedLinearArgs& a) {
+  return IsInt8Compute(ctx, a) && a.format != PackFormat::kInt4;
+}
+bool IsAmxDecoded(const LaunchContext& ctx, const PackedLinearArgs& a) {
+  return IsBf16Decoded(ctx, a) && a.format != PackFormat::kInt4;
+}
 bool IsBf16Panels(const LaunchContext&, const PackedLinearArgs& a) {
   return a.format == PackFormat::kBf16 && a.x.dtype == DType::kBFloat16;
 }
@@ -175,8 +189,8 @@ Status RunWith(const LaunchContext& ctx, const PackedLinearArgs& a) {
 
 constexpr Variant<PackedLinearArgs> kVariants[] = {
 #if defined(KPT_HAVE_X86_VARIANTS)
-    {"amx_int8", Isa::kAmx, IsInt8Compute, RunWith<amx::Int8Gemm, nullptr, avx512::EmitRows>},
-    {"amx_bf16_decode", Isa::kAmx, IsBf16Decoded,
+    {"amx_int8", Isa::kAmx, IsAmxInt8Compute, RunWith<amx::Int8Gemm, nullptr, avx512::EmitRows>},
+    {"amx_bf16_decode", Isa::kAmx, IsAmxDecoded,
      RunWith<amx::WeightOnlyGemm, nullptr, avx512::EmitRows>},
     {"amx_bf16_panels", Isa::kAmx, IsBf16Panels, RunWith<nullptr, amx::Bf16Gemm, avx512::EmitRows>},
     {"avx512_vnni_int8", Isa::kAvx512Bf16, IsInt8Compute,
@@ -225,8 +239,12 @@ Status CheckOptions(const PackedLinearArgs& a) {
   if (a.out_features < 0) {
     return InvalidNumber("out_features", "not be negative", a.out_features);
   }
-  if (a.group_size != -1) {
-    return InvalidNumber("group_size", "be -1 (one scale per output)", a.group_size);
+  if (!IsGroupSize(a.format, a.group_size)) {
+    const bool grouped = a.format == PackFormat::kInt4;
+    return InvalidNumber(
+        "group_size",
+        std::string("be -1 (one scale per output") + (grouped ? "), 32, 64 or 128" : ")"),
+        a.group_size);
   }
   switch (a.activation) {
     case ActivationKind::kNone:
@@ -247,10 +265,10 @@ Status CheckOptions(const PackedLinearArgs& a) {
                                      "geglu");
   }
   if (a.compute == PackedCompute::kInt8) {
-    if (a.format != PackFormat::kInt8) {
+    if (a.format != PackFormat::kInt8 && a.format != PackFormat::kInt4) {
       return Status::InvalidArgument(Argument(kOp, "format") +
-                                     "must be 'int8' for compute 'int8', got '" + Name(a.format) +
-                                     "'");
+                                     "must be 'int8' or 'int4' for compute 'int8', got '" +
+                                     Name(a.format) + "'");
     }
     if (a.x.dim(-1) > kMaxInt8ComputeK) {
       return Invalid(
@@ -266,8 +284,13 @@ Status CheckTensors(const PackedLinearArgs& a) {
   const std::string features = "have shape [" + std::to_string(n) + "]";
   const int64_t panels = PackedPanels(n);
   const int64_t elements = PackedPanelElements(a.format, a.x.dim(-1));
+  const bool grouped = a.format == PackFormat::kInt4;
+  const int64_t groups = PackedGroups(a.x.dim(-1), a.group_size);
+  const int64_t with_zeros =
+      grouped ? PackedPanelElements(a.format, a.x.dim(-1), groups) : elements;
   KPT_RETURN_IF_ERROR(CheckDtype("packed", a.packed, PackedDType(a.format)));
-  if (a.packed.rank != 2 || a.packed.dim(0) != panels || a.packed.dim(1) != elements ||
+  if (a.packed.rank != 2 || a.packed.dim(0) != panels ||
+      (a.packed.dim(1) != elements && a.packed.dim(1) != with_zeros) ||
       (elements > 1 && a.packed.stride(1) != 1)) {
     return Invalid("packed",
                    "have shape [" + std::to_string(panels) + ", " + std::to_string(elements) +
@@ -276,7 +299,15 @@ Status CheckTensors(const PackedLinearArgs& a) {
   }
   KPT_RETURN_IF_ERROR(CheckDtype("scale", a.scale, DType::kFloat32));
   KPT_RETURN_IF_ERROR(CheckRows(kOp, "scale", a.scale, 1));
-  if (a.scale.rank != 1 || a.scale.dim(0) != n) return Invalid("scale", features, a.scale);
+  if (grouped) {
+    if (a.scale.rank != 2 || a.scale.dim(0) != groups || a.scale.dim(1) != n) {
+      return Invalid("scale",
+                     "have shape [" + std::to_string(groups) + ", " + std::to_string(n) + "]",
+                     a.scale);
+    }
+  } else if (a.scale.rank != 1 || a.scale.dim(0) != n) {
+    return Invalid("scale", features, a.scale);
+  }
   if (a.bias.present()) {
     KPT_RETURN_IF_ERROR(CheckDtype("bias", a.bias, a.x.dtype));
     KPT_RETURN_IF_ERROR(CheckRows(kOp, "bias", a.bias, 1));

@@ -27,12 +27,29 @@ struct QuantGemm {
   int64_t ldx = 0;  // elements between rows of x
   PackFormat format = PackFormat::kInt8;
   const char* panels = nullptr;
-  Epilogue epilogue;
+  Epilogue epilogue;  // int4: without a scale
+  // int4 only
+  int64_t group_size = -1;
+  bool zero_points = false;      // of each group, behind the panel's table
+  const float* scale = nullptr;  // [groups][lds]
+  int64_t lds = 0;
 
-  int64_t depth() const { return PanelDepth(k, format == PackFormat::kBf16 ? 2 : 4); }
+  // Inputs in a dword.
+  int64_t per_dword() const {
+    return format == PackFormat::kBf16 ? 2 : format == PackFormat::kInt4 ? 8 : 4;
+  }
+  int64_t depth() const { return PanelDepth(k, per_dword()); }
   int64_t panel_count() const { return PanelCount(epilogue.n); }
   int64_t panel_bytes() const {
-    return (depth() + (format == PackFormat::kInt8 ? 1 : 0)) * kPanelRowBytes;
+    return (depth() + (format == PackFormat::kInt8 ? 1 : 0)) * kPanelRowBytes +
+           (zero_points ? groups() * kPanelCols : 0);
+  }
+  int64_t groups() const { return PackedGroups(k, group_size); }
+  int64_t group_of(int64_t input) const { return group_size < 0 ? 0 : input / group_size; }
+  // 64 zero points of a group.
+  const uint8_t* zeros(int64_t p, int64_t group) const {
+    return reinterpret_cast<const uint8_t*>(panel(p) + depth() * kPanelRowBytes) +
+           group * kPanelCols;
   }
   const char* panel(int64_t p) const { return panels + p * panel_bytes(); }
   const int32_t* column_sums(int64_t p) const {  // int8 only
@@ -65,14 +82,15 @@ KPT_GEMM_DECLARE_QUANT(avx2)
 KPT_GEMM_DECLARE_QUANT(avx512)
 #undef KPT_GEMM_DECLARE_QUANT
 
-// WeightOnlyGemm: bf16 x, 8-bit formats. Int8Gemm: any dtype of x.
+// WeightOnlyGemm: bf16 x. Int8Gemm: any dtype of x.
 namespace avx512_bf16 {
 bool WeightOnlyGemm(int num_threads, const QuantGemm& g);
 bool Int8Gemm(int num_threads, const QuantGemm& g);
+bool Int4x8Gemm(int num_threads, const QuantGemm& g);  // Int8Gemm of int4
 }  // namespace avx512_bf16
 namespace amx {
-bool WeightOnlyGemm(int num_threads, const QuantGemm& g);
-bool Int8Gemm(int num_threads, const QuantGemm& g);
+bool WeightOnlyGemm(int num_threads, const QuantGemm& g);  // but int4
+bool Int8Gemm(int num_threads, const QuantGemm& g);        // but int4
 }  // namespace amx
 
 // A thread's share of the rows and panels.

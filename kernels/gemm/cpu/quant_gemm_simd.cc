@@ -36,15 +36,15 @@ KPT_SIMD_INLINE hn::Vec<Int32Tag> SignedByte(hn::Vec<Int32Tag> v) {
 }
 
 struct DecodeInt8 {
-  static constexpr int kRows = 4;  // rows of k in a dword row
   template <int kByte>
   static HWY_INLINE FloatVec Get(hn::Vec<Int32Tag> v) {
     return hn::ConvertTo(FloatTag(), SignedByte<kByte>(v));
   }
 };
 
+// kLargest: the largest finite magnitude; behind it infinity, where there is one, and NaN.
+template <int kMantissa, int kBias, int kLargest, bool kInfinity>
 struct DecodeFp8 {
-  static constexpr int kRows = 4;
   template <int kByte>
   static HWY_INLINE FloatVec Get(hn::Vec<Int32Tag> v) {
     const FloatTag df;
@@ -52,15 +52,23 @@ struct DecodeFp8 {
     const auto byte = SignedByte<kByte>(v);
     const auto magnitude = hn::And(byte, hn::Set(di, 0x7f));
     const auto sign = hn::And(byte, hn::Set(di, static_cast<int32_t>(0x80000000u)));
-    // Normal: exponent bias 7 becomes 127. Subnormal: magnitude * 2^-9.
-    const auto normal = hn::Add(hn::ShiftLeft<20>(magnitude), hn::Set(di, 120 << 23));
+    // Normal: the bias of the exponent becomes 127. Subnormal: a multiple of the smallest.
+    const auto normal =
+        hn::Add(hn::ShiftLeft<23 - kMantissa>(magnitude), hn::Set(di, (127 - kBias) << 23));
+    constexpr float kSmallest = 1.0f / (1 << (kBias - 1 + kMantissa));
     const auto tiny =
-        hn::BitCast(di, hn::Mul(hn::ConvertTo(df, magnitude), hn::Set(df, 1.0f / 512)));
-    auto bits = hn::IfThenElse(hn::Lt(magnitude, hn::Set(di, 8)), tiny, normal);
-    bits = hn::IfThenElse(hn::Eq(magnitude, hn::Set(di, 0x7f)), hn::Set(di, 0x7fc00000), bits);
+        hn::BitCast(di, hn::Mul(hn::ConvertTo(df, magnitude), hn::Set(df, kSmallest)));
+    auto bits = hn::IfThenElse(hn::Lt(magnitude, hn::Set(di, 1 << kMantissa)), tiny, normal);
+    const auto special = [&](int above, int32_t value) {
+      bits = hn::IfThenElse(hn::Gt(magnitude, hn::Set(di, above)), hn::Set(di, value), bits);
+    };
+    if (kInfinity) special(kLargest, 0x7f800000);
+    special(kInfinity ? kLargest + 1 : kLargest, 0x7fc00000);
     return hn::BitCast(df, hn::Or(bits, sign));
   }
 };
+using DecodeE4M3 = DecodeFp8<3, 7, 0x7e, false>;
+using DecodeE5M2 = DecodeFp8<2, 15, 0x7b, true>;
 
 // `rows` dword rows of a panel to floats [4 * rows][64] (bf16: [2 * rows][64]).
 template <class Decode>
@@ -85,6 +93,84 @@ void DecodeBf16Slice(const int32_t* panel, int64_t rows, float* out) {
       const auto v = hn::LoadU(di, panel + c);
       hn::StoreU(hn::BitCast(FloatTag(), hn::ShiftLeft<16>(v)), FloatTag(), out + c);
       hn::StoreU(hn::BitCast(FloatTag(), hn::And(v, high)), FloatTag(), out + kPanelCols + c);
+    }
+  }
+}
+
+// What the dwords of an int4 slice, inputs of one group, are decoded with: for 64 columns.
+struct Int4Group {
+  alignas(64) int32_t shift[kPanelCols];  // q + shift = c - z
+  alignas(64) float scale[kPanelCols];
+
+  Int4Group(const QuantGemm& g, int64_t p, int64_t group) {
+    const float* from = g.scale + group * g.lds + p * kPanelCols;
+    for (int64_t j = 0; j < kPanelCols; ++j) {
+      shift[j] = g.zero_points ? 8 - g.zeros(p, group)[j] : 0;
+      scale[j] = j < g.panel_cols(p) ? from[j] : 0.0f;
+    }
+  }
+};
+
+// Input `at` of 0..7: the low or high half of its byte in the order k, k+2, k+1, k+3.
+template <int kInput>
+KPT_SIMD_INLINE hn::Vec<Int32Tag> Nibble(hn::Vec<Int32Tag> v) {
+  constexpr int kByte = kInput % 4 == 1 ? 2 : kInput % 4 == 2 ? 1 : kInput % 4;
+  constexpr int kBit = 8 * kByte + kInput / 4 * 4;
+  if constexpr (kBit == 28) {
+    return hn::ShiftRight<28>(v);
+  } else {
+    return hn::ShiftRight<28>(hn::ShiftLeft<28 - kBit>(v));
+  }
+}
+
+// `rows` dword rows of int4 to floats [8 * rows][64].
+void DecodeInt4Slice(const int32_t* panel, int64_t rows, const Int4Group& group, float* out) {
+  const Int32Tag di;
+  const FloatTag df;
+  for (int64_t r = 0; r < rows; ++r, panel += kPanelCols, out += 8 * kPanelCols) {
+    for (int64_t c = 0; c < kPanelCols; c += kLanes) {
+      const auto v = hn::LoadU(di, panel + c);
+      const auto shift = hn::Load(di, group.shift + c);
+      const auto scale = hn::Load(df, group.scale + c);
+      const auto put = [&](int64_t k, hn::Vec<Int32Tag> q) {
+        const auto weight = hn::Mul(hn::ConvertTo(df, hn::Add(q, shift)), scale);
+        hn::StoreU(weight, df, out + k * kPanelCols + c);
+      };
+      put(0, Nibble<0>(v));
+      put(1, Nibble<1>(v));
+      put(2, Nibble<2>(v));
+      put(3, Nibble<3>(v));
+      put(4, Nibble<4>(v));
+      put(5, Nibble<5>(v));
+      put(6, Nibble<6>(v));
+      put(7, Nibble<7>(v));
+    }
+  }
+}
+
+// The same to pairs of int16 [4 * rows][64], without the scale; adds up the columns.
+void DecodeInt4Pairs(const int32_t* panel, int64_t rows, const Int4Group& group, int32_t* out,
+                     int32_t* column_sums) {
+  const Int32Tag di;
+  const auto low_half = hn::Set(di, 0xffff);
+  for (int64_t c = 0; c < kPanelCols; c += kLanes) hn::StoreU(hn::Zero(di), di, column_sums + c);
+  for (int64_t r = 0; r < rows; ++r, panel += kPanelCols, out += 4 * kPanelCols) {
+    for (int64_t c = 0; c < kPanelCols; c += kLanes) {
+      const auto v = hn::LoadU(di, panel + c);
+      const auto shift = hn::Load(di, group.shift + c);
+      auto sum = hn::LoadU(di, column_sums + c);
+      const auto put = [&](int64_t pair, hn::Vec<Int32Tag> a, hn::Vec<Int32Tag> b) {
+        a = hn::Add(a, shift);
+        b = hn::Add(b, shift);
+        sum = hn::Add(sum, hn::Add(a, b));
+        hn::StoreU(hn::Or(hn::And(a, low_half), hn::ShiftLeft<16>(b)), di,
+                   out + pair * kPanelCols + c);
+      };
+      put(0, Nibble<0>(v), Nibble<1>(v));
+      put(1, Nibble<2>(v), Nibble<3>(v));
+      put(2, Nibble<4>(v), Nibble<5>(v));
+      put(3, Nibble<6>(v), Nibble<7>(v));
+      hn::StoreU(sum, di, column_sums + c);
     }
   }
 }
@@ -266,7 +352,7 @@ constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to
 void QuantizeRows(const QuantGemm& g, int64_t m0, int64_t rows, uint8_t* u, int64_t ld, float* s,
                   int32_t* z) {
   const Uint32Tag du;
-  const int64_t padded = g.depth() * 4;
+  const int64_t padded = g.depth() * g.per_dword();
   for (int64_t r = 0; r < rows; ++r, u += ld) {
     WithRow(g, m0 + r, [&](const auto* x) {
       const RowQuant q = RangeOf(x, g.k);
@@ -300,13 +386,84 @@ void Dequantize(const int32_t* dots, const float* s, const int32_t* z, int64_t r
   }
 }
 
+namespace {
+
+// `rows` dword rows from row `begin` of panel p to floats.
+void DecodeRows(const QuantGemm& g, int64_t p, int64_t begin, int64_t rows, float* out) {
+  const int32_t* panel = reinterpret_cast<const int32_t*>(g.panel(p)) + begin * kPanelCols;
+  switch (g.format) {
+    case PackFormat::kBf16:
+      return DecodeBf16Slice(panel, rows, out);
+    case PackFormat::kInt8:
+      return DecodeSlice<DecodeInt8>(panel, rows, out);
+    case PackFormat::kFp8E4M3:
+      return DecodeSlice<DecodeE4M3>(panel, rows, out);
+    case PackFormat::kFp8E5M2:
+      return DecodeSlice<DecodeE5M2>(panel, rows, out);
+    default:
+      return DecodeInt4Slice(panel, rows, Int4Group(g, p, g.group_of(8 * begin)), out);
+  }
+}
+
+// dots[rows][64] = u * panel p; rows of u are `ldu` int16 pairs.
+void Int8Dots(const QuantGemm& g, int64_t p, const int32_t* u, int64_t ldu, int64_t rows,
+              int32_t* decoded, int32_t* dots) {
+  constexpr int64_t kSlice = kSliceBytes / (2 * kPanelRowBytes);  // dword rows
+  const int64_t depth = g.depth();
+  const int32_t* panel = reinterpret_cast<const int32_t*>(g.panel(p));
+  if (depth == 0) {
+    for (int64_t i = 0; i < rows * kPanelCols; ++i) dots[i] = 0;
+  }
+  for (int64_t k0 = 0; k0 < depth; k0 += kSlice) {
+    const int64_t n = depth - k0 < kSlice ? depth - k0 : kSlice;
+    DecodePairs(panel + k0 * kPanelCols, n, decoded);
+    Slice<PairDot>(u + 2 * k0, ldu, decoded, 2 * n, rows, k0 > 0, dots);
+  }
+}
+
+// int4: the exact sums of each slice of inputs, of one group, go to `dots`; theirs, times the
+// scales, to `sums`.
+void Int4Dots(const QuantGemm& g, int64_t p, const int32_t* u, int64_t ldu, const float* s,
+              const int32_t* z, int64_t rows, int32_t* decoded, int32_t* dots, float* sums) {
+  const Int32Tag di;
+  const FloatTag df;
+  constexpr int64_t kInputs = kSliceBytes / (kPanelRowBytes / 2);
+  const int64_t inputs = g.group_size > 0 ? g.group_size : kInputs;
+  for (int64_t i = 0; i < rows * kPanelCols; ++i) sums[i] = 0;
+  alignas(64) int32_t column_sums[kPanelCols];
+  for (int64_t k0 = 0; k0 < g.k; k0 += inputs) {
+    const Int4Group group(g, p, g.group_of(k0));
+    DecodeInt4Pairs(reinterpret_cast<const int32_t*>(g.panel(p)) + k0 / 8 * kPanelCols, inputs / 8,
+                    group, decoded, column_sums);
+    Slice<PairDot>(u + k0 / 2, ldu, decoded, inputs / 2, rows, false, dots);
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto zero = hn::Set(di, z[r]);
+      for (int64_t c = 0; c < kPanelCols; c += kLanes) {
+        const auto exact = hn::Sub(hn::LoadU(di, dots + r * kPanelCols + c),
+                                   hn::Mul(zero, hn::Load(di, column_sums + c)));
+        float* at = sums + r * kPanelCols + c;
+        hn::StoreU(
+            hn::MulAdd(hn::ConvertTo(df, exact), hn::Load(df, group.scale + c), hn::LoadU(df, at)),
+            df, at);
+      }
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < kPanelCols; ++c) sums[r * kPanelCols + c] *= s[r];
+  }
+}
+
+}  // namespace
+
 bool WeightOnlyGemm(int num_threads, const QuantGemm& g) {
-  const bool bf16 = g.format == PackFormat::kBf16;
-  const int64_t per_dword = bf16 ? 2 : 4;
+  const int64_t per_dword = g.per_dword();
   const int64_t depth = g.depth();
   const int64_t padded = depth * per_dword;
-  const int64_t slice = g.m <= kFewRows ? kFewRowsSlice / per_dword
-                                        : kSliceBytes / (kPanelRowBytes * per_dword);  // dword rows
+  int64_t slice = g.m <= kFewRows ? kFewRowsSlice / per_dword
+                                  : kSliceBytes / (kPanelRowBytes * per_dword);  // dword rows
+  // One scale a slice. Groups are multiples of 32, slices then divide them.
+  if (g.group_size > 0 && slice > g.group_size / per_dword) slice = g.group_size / per_dword;
+  const int64_t inputs_depth = (g.k + per_dword - 1) / per_dword;  // behind it only padding
   const int64_t block = g.m < kBlockRows ? g.m : kBlockRows;
   const int64_t x_bytes = block * padded * 4;
   const int64_t bytes = RoundUp(x_bytes, 64) + kSliceBytes + block * kPanelRowBytes;
@@ -323,19 +480,12 @@ bool WeightOnlyGemm(int num_threads, const QuantGemm& g) {
       if (share.panel_begin == share.panel_end) break;
       for (int64_t r = 0; r < rows; ++r) WidenRow(g, m0 + r, padded, x + r * padded);
       for (int64_t p = share.panel_begin; p < share.panel_end; ++p) {
-        const int32_t* panel = reinterpret_cast<const int32_t*>(g.panel(p));
         if (depth == 0) {
           for (int64_t i = 0; i < rows * kPanelCols; ++i) sums[i] = 0;
         }
-        for (int64_t k0 = 0; k0 < depth; k0 += slice) {
+        for (int64_t k0 = 0; k0 < inputs_depth; k0 += slice) {
           const int64_t n = depth - k0 < slice ? depth - k0 : slice;
-          if (bf16) {
-            DecodeBf16Slice(panel + k0 * kPanelCols, n, decoded);
-          } else if (g.format == PackFormat::kInt8) {
-            DecodeSlice<DecodeInt8>(panel + k0 * kPanelCols, n, decoded);
-          } else {
-            DecodeSlice<DecodeFp8>(panel + k0 * kPanelCols, n, decoded);
-          }
+          DecodeRows(g, p, k0, n, decoded);
           Slice<FloatDot>(x + k0 * per_dword, padded, decoded, n * per_dword, rows, k0 > 0, sums);
         }
         EmitRows(g.epilogue, sums, nullptr, kPanelCols, m0, rows, p * kPanelCols, g.panel_cols(p));
@@ -346,12 +496,12 @@ bool WeightOnlyGemm(int num_threads, const QuantGemm& g) {
 }
 
 bool Int8Gemm(int num_threads, const QuantGemm& g) {
-  const int64_t depth = g.depth();
-  const int64_t pairs = depth * 2;
-  constexpr int64_t kSlice = kSliceBytes / (2 * kPanelRowBytes);  // dword rows
+  const bool int4 = g.format == PackFormat::kInt4;
+  const int64_t pairs = g.depth() * g.per_dword() / 2;
   const int64_t block = g.m < kBlockRows ? g.m : kBlockRows;
   const int64_t x_bytes = RoundUp(block * pairs * 4, 64);
-  const int64_t bytes = x_bytes + kSliceBytes + block * (kPanelRowBytes + 8);
+  const int64_t int4_bytes = int4 ? block * kPanelRowBytes : 0;
+  const int64_t bytes = x_bytes + kSliceBytes + block * (kPanelRowBytes + 8) + int4_bytes;
   char* all = Workspace(num_threads, RoundUp(bytes, 64));
   if (all == nullptr) return false;
   Parallel(num_threads, [&](int thread, int threads) {
@@ -360,7 +510,9 @@ bool Int8Gemm(int num_threads, const QuantGemm& g) {
     int32_t* x = reinterpret_cast<int32_t*>(own);
     int32_t* decoded = reinterpret_cast<int32_t*>(own + x_bytes);
     int32_t* dots = decoded + kSliceBytes / 4;
-    float* s = reinterpret_cast<float*>(dots + block * kPanelCols);
+    float* sums =
+        int4 ? reinterpret_cast<float*>(dots + block * kPanelCols) : reinterpret_cast<float*>(dots);
+    float* s = reinterpret_cast<float*>(dots + block * kPanelCols) + int4_bytes / 4;
     int32_t* z = reinterpret_cast<int32_t*>(s + block);
     for (int64_t m0 = share.row_begin; m0 < share.row_end; m0 += block) {
       const int64_t rows = share.row_end - m0 < block ? share.row_end - m0 : block;
@@ -377,17 +529,12 @@ bool Int8Gemm(int num_threads, const QuantGemm& g) {
         });
       }
       for (int64_t p = share.panel_begin; p < share.panel_end; ++p) {
-        const int32_t* panel = reinterpret_cast<const int32_t*>(g.panel(p));
-        if (depth == 0) {
-          for (int64_t i = 0; i < rows * kPanelCols; ++i) dots[i] = 0;
+        if (int4) {
+          Int4Dots(g, p, x, pairs, s, z, rows, decoded, dots, sums);
+        } else {
+          Int8Dots(g, p, x, pairs, rows, decoded, dots);
+          Dequantize(dots, s, z, rows, g.column_sums(p), sums);
         }
-        for (int64_t k0 = 0; k0 < depth; k0 += kSlice) {
-          const int64_t n = depth - k0 < kSlice ? depth - k0 : kSlice;
-          DecodePairs(panel + k0 * kPanelCols, n, decoded);
-          Slice<PairDot>(x + 2 * k0, pairs, decoded, 2 * n, rows, k0 > 0, dots);
-        }
-        float* sums = reinterpret_cast<float*>(dots);
-        Dequantize(dots, s, z, rows, g.column_sums(p), sums);
         EmitRows(g.epilogue, sums, nullptr, kPanelCols, m0, rows, p * kPanelCols, g.panel_cols(p));
       }
     }

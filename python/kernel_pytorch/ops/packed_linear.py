@@ -9,7 +9,16 @@ import torch.nn.functional as F
 
 from kernel_pytorch.ops.linears import ACTIVATIONS, GATES, linear
 from kernel_pytorch.ops.packed_linear_errors import ERROR_CASES
-from kernel_pytorch.ops.packing import FORMATS, dequantize, pack, packed_shape, quantize
+from kernel_pytorch.ops.packing import (
+    FORMATS,
+    GROUP_SIZES,
+    dequantize,
+    group_count,
+    pack,
+    packed_shape,
+    quantize,
+    scale_shape,
+)
 from kernel_pytorch.ops.spec import Benchmark, Case, Cost, OpSpec, Out, cases
 
 COMPUTE = ("weight_only", "int8")
@@ -28,21 +37,39 @@ def _check(
     group_size: int,
     compute: str,
 ) -> None:
-    n, k = scale.shape[0], x.shape[-1]
+    k = x.shape[-1]
+    layout = FORMATS[format]
+    if group_size not in (GROUP_SIZES if layout.groups else (-1,)):
+        others = ", 32, 64 or 128" if layout.groups else ""
+        raise ValueError(
+            f"packed_linear: argument 'group_size' must be -1 (one scale per output){others} for "
+            f"format '{format}', got {group_size}"
+        )
+    n = scale.shape[-1]
+    if tuple(scale.shape) != scale_shape(format, n, k, group_size):
+        expected = f"[{group_count(k, group_size)}, N]" if layout.groups else "[N]"
+        raise ValueError(
+            f"packed_linear: argument 'scale' must have shape {expected} for format '{format}', "
+            f"got shape {list(scale.shape)}"
+        )
     if out_features != n:
         raise ValueError(
             f"packed_linear: argument 'out_features' must be {n} like the size of 'scale', "
             f"got {out_features}"
         )
-    dtype = FORMATS[format].dtype
+    dtype = layout.dtype
     if packed.dtype != dtype and not (packed.dtype == torch.float64 and dtype.is_floating_point):
         raise TypeError(
             f"packed_linear: argument 'packed' must have dtype {_short(dtype)} for format "
             f"'{format}', got {_short(packed.dtype)}"
         )
-    if tuple(packed.shape) != packed_shape(format, n, k):
+    shapes = [packed_shape(format, n, k)]
+    if layout.groups:
+        shapes.append(packed_shape(format, n, k, group_count(k, group_size)))
+    if tuple(packed.shape) not in shapes:
         raise ValueError(
-            f"packed_linear: argument 'packed' must have shape {list(packed_shape(format, n, k))}, "
+            f"packed_linear: argument 'packed' must have shape "
+            f"{' or '.join(str(list(s)) for s in shapes)}, "
             f"as pack_weight makes it from a weight [{n}, {k}] in format '{format}', got shape "
             f"{list(packed.shape)}"
         )
@@ -51,15 +78,10 @@ def _check(
             f"packed_linear: argument 'out_features' must be even for activation '{activation}', "
             f"got {n}"
         )
-    if group_size != -1:
-        raise ValueError(
-            f"packed_linear: argument 'group_size' must be -1 (one scale per output) for format "
-            f"'{format}', got {group_size}"
-        )
     if compute == "int8":
-        if format != "int8":
+        if format not in ("int8", "int4"):
             raise ValueError(
-                f"packed_linear: argument 'format' must be 'int8' for compute 'int8', "
+                f"packed_linear: argument 'format' must be 'int8' or 'int4' for compute 'int8', "
                 f"got '{format}'"
             )
         if k > MAX_INT8_K:
@@ -118,7 +140,7 @@ def _eager(
     group_size: int = -1,
     compute: str = "weight_only",
 ) -> torch.Tensor:
-    weight = dequantize(packed, scale, format, x.shape[-1], x.dtype)
+    weight = dequantize(packed, scale, format, x.shape[-1], x.dtype, group_size)
     return linear(_quantized_rows(x) if compute == "int8" else x, weight, bias, activation)
 
 
@@ -166,8 +188,16 @@ def _cost(
 def _build(
     case: Case, dtype: torch.dtype, generator: torch.Generator
 ) -> tuple[list[Any], dict[str, Any]]:
-    options = {"format": "bf16", "activation": "none", "compute": "weight_only", **case.options}
+    options = {
+        "format": "bf16",
+        "activation": "none",
+        "compute": "weight_only",
+        "group_size": -1,
+        **case.options,
+    }
     format, activation = options["format"], options["activation"]
+    # Zero points are part of `packed`: no argument tells of them.
+    symmetric = format != "int4" or "bias" not in case.given
     k = case.sizes["K"]
     n = case.sizes["N"] * (2 if activation in GATES else 1)
 
@@ -177,11 +207,15 @@ def _build(
     x = normal(*case.lead, k).to(dtype)
     exact = dtype == torch.float64
     weight = normal(n, k) / max(1, k) ** 0.5
-    stored, scale = quantize(weight.double() if exact else weight, format)
-    packed = pack(stored, format)
+    group_size = options["group_size"]
+    stored = quantize(
+        weight.double() if exact else weight, format, None, group_size, symmetric=symmetric
+    )
     bias = normal(n).to(dtype) if "bias" in case.given else None
-    scale = scale.double() if exact else scale
-    return [x, packed, scale, n, format, bias, activation, -1], {"compute": options["compute"]}
+    scale = stored.scale.double() if exact else stored.scale
+    return [x, pack(stored, format), scale, n, format, bias, activation, group_size], {
+        "compute": options["compute"]
+    }
 
 
 def _unpacked(
@@ -195,15 +229,28 @@ def _unpacked(
     group_size: int = -1,
     compute: str = "weight_only",
 ) -> tuple[Any, ...]:
-    return x, dequantize(packed, scale, format, x.shape[-1], x.dtype), bias, activation
+    weight = dequantize(packed, scale, format, x.shape[-1], x.dtype, group_size)
+    return x, weight, bias, activation
 
 
 def _row(
-    m: int, n: int, k: int, format: str, activation: str, compute: str = "weight_only"
+    m: int,
+    n: int,
+    k: int,
+    format: str,
+    activation: str,
+    compute: str = "weight_only",
+    group_size: int = -1,
 ) -> Benchmark:
-    options = {"format": format, "activation": activation, "compute": compute}
+    options = {
+        "format": format,
+        "activation": activation,
+        "compute": compute,
+        "group_size": group_size,
+    }
     case = Case(sizes={"N": n, "K": k}, options=options, given=("bias",), lead=(m,))
-    how = f"{format} int8 compute" if compute == "int8" else format
+    how = format if group_size == -1 else f"{format} g{group_size}"
+    how += " int8 compute" if compute == "int8" else ""
     return Benchmark(
         name=f"{how} {n}x{k} M={m} {activation}",
         case=case,
@@ -213,13 +260,16 @@ def _row(
     )
 
 
-_WAYS: tuple[dict[str, str], ...] = (
+_WAYS: tuple[dict[str, Any], ...] = (
     *({"format": f} for f in FORMATS),
     {"format": "int8", "compute": "int8"},
+    {"format": "int4", "group_size": 32},
+    {"format": "int4", "group_size": 128},
+    {"format": "int4", "group_size": 64, "compute": "int8"},
 )
 
 
-def _with(activations: tuple[str, ...]) -> list[dict[str, str]]:
+def _with(activations: tuple[str, ...]) -> list[dict[str, Any]]:
     return [{**way, "activation": a} for way in _WAYS for a in activations]
 
 
@@ -231,7 +281,7 @@ PACKED_LINEAR = OpSpec(
         'Tensor? bias=None, str activation="none", int group_size=-1, *, '
         'str compute="weight_only") -> Tensor'
     ),
-    dims={"x": "... K", "packed": "P E", "scale": "N", "bias": "N"},
+    dims={"x": "... K", "packed": "P E", "scale": "... N", "bias": "N"},
     arg_dtypes={
         "packed": tuple(f.dtype for f in FORMATS.values()),
         "scale": (torch.float32,),
@@ -271,11 +321,15 @@ PACKED_LINEAR = OpSpec(
     benchmarks=(
         *(
             _row(m, 4096, 4096, f, activation)
-            for f in FORMATS
+            for f in ("bf16", "fp32", "int8", "fp8_e4m3")
             for m in (1, 16, 128, 512)
             for activation in ("none", "gelu")
         ),
+        _row(1, 4096, 4096, "fp8_e5m2", "none"),
         *(_row(m, 4096, 4096, "int8", "none", "int8") for m in (1, 16, 128, 512)),
+        *(_row(m, 4096, 4096, "int4", "none", group_size=128) for m in (1, 16, 128, 512)),
+        _row(1, 4096, 4096, "int4", "none", group_size=32),
+        *(_row(m, 4096, 4096, "int4", "none", "int8", 128) for m in (16, 128, 512)),
         *(
             _row(m, n, k, f, activation, compute)
             for f, compute in (("bf16", "weight_only"), ("int8", "int8"))
@@ -297,16 +351,20 @@ results, `out_features` and `format` what it was made from. Gated activations as
 the result in the dtype of `x`. Any of the sizes may be 0. `packed` holds `K` only up to its
 padding, so `x` is held against that.
 
+In int4 `scale` is `[groups, N]` and the weights are `(c - zero_point) * scale` of their group
+(`pack_weight`); the formulas below then hold for each group, and the groups are added up.
+
 `compute="weight_only"`: `y = act(scale[n] * sum_k x[m, k] * q[n, k] + bias[n])` with `q` decoded
 exactly. For bfloat16 `x` the products are of bfloat16 pairs summed in float32, which take subnormal
 numbers as 0; for float32 and float16 `x`, and for `fp32` weights, everything is float32. Rounded
 once, to the dtype of `x`.
 
-`compute="int8"` (format `int8`, `K` at most 32768): each row of `x` is rounded on the fly to 256
-steps between `lo = min(x, 0)` and `hi = max(x, 0)`: in float32, to nearest even,
+`compute="int8"` (formats `int8` and `int4`, `K` at most 32768): each row of `x` is rounded on the
+fly to 256 steps between `lo = min(x, 0)` and `hi = max(x, 0)`: in float32, to nearest even,
 `s = hi / 255 - lo / 255`, `z = round(-lo / s)`, `u = clamp(round(x * (1 / s)) + z, 0, 255)` and
-`y = act(scale[n] * s * (sum_k u q - z sum_k q) + bias[n])`. The sums are exact integers. A row of
-`x` with a NaN or an infinity gives a row of NaN. Its gradient passes straight through the rounding.
+`y = act(scale[n] * s * (sum_k u q - z sum_k q) + bias[n])` (int4: `s` times the sum over the
+groups). The sums over `k` are exact integers. A row of `x` with a NaN or an infinity gives a row of
+NaN. Its gradient passes straight through the rounding.
 
 A row of the result depends neither on the number of threads nor on the other rows. Weight-only
 kernels sum few rows (at most 16) in another order than many, so the last bits may change when the

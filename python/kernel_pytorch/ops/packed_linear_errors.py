@@ -14,8 +14,8 @@ __all__ = ["ERROR_CASES"]
 
 
 def _packed(format: str = "bf16", n: int = 4, k: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
-    stored, scale = quantize(torch.ones(n, k), format)
-    return pack(stored, format), scale
+    stored = quantize(torch.ones(n, k), format)
+    return pack(stored, format), stored.scale
 
 
 def _refused(
@@ -96,13 +96,13 @@ ERROR_CASES = (
     _refused(
         "int8 compute of bf16 weights",
         ValueError,
-        "argument 'format' must be 'int8' for compute 'int8', got 'bf16'",
+        "argument 'format' must be 'int8' or 'int4' for compute 'int8', got 'bf16'",
         compute="int8",
     ),
     _refused(
         "int8 compute of fp8 weights",
         ValueError,
-        "argument 'format' must be 'int8' for compute 'int8', got 'fp8_e4m3'",
+        "argument 'format' must be 'int8' or 'int4' for compute 'int8', got 'fp8_e4m3'",
         made_as=("fp8_e4m3", 4, 3),
         compute="int8",
     ),
@@ -185,8 +185,14 @@ ERROR_CASES = (
     _refused(
         "one scale for all",
         ValueError,
-        "argument 'scale' must have 1 dimensions",
+        "argument 'scale' must have at least 1 dimensions",
         scale=lambda t: torch.tensor(1.0),
+    ),
+    _refused(
+        "scale as a column",
+        ValueError,
+        r"argument 'scale' must have shape \[N\] for format 'bf16', got shape \[4, 1\]",
+        scale=lambda t: t[:, None],
     ),
     _refused(
         "short bias",
@@ -211,5 +217,34 @@ ERROR_CASES = (
         ValueError,
         "argument 'group_size' must be -1 .*got 64",
         group_size=64,
+    ),
+    _refused(
+        "groups of another size",
+        ValueError,
+        "argument 'group_size' must be -1 .*32, 64 or 128.*got 16",
+        made_as=("int4", 4, 3),
+        group_size=16,
+    ),
+    _refused(
+        "int4 with a scale per output",
+        ValueError,
+        r"argument 'scale' must have shape \[1, N\] for format 'int4', got shape \[4\]",
+        made_as=("int4", 4, 3),
+        scale=lambda t: t[0],
+    ),
+    _refused(
+        "int4 with the scales of other groups",
+        ValueError,
+        r"argument 'scale' must have shape \[3, N\] for format 'int4', got shape \[1, 4\]",
+        x=lambda: torch.ones(2, 70),
+        made_as=("int4", 4, 70),
+        group_size=32,
+    ),
+    _refused(
+        "int4 with the zero points of other groups",
+        ValueError,
+        r"argument 'packed' must have shape \[1, 4096\] or \[1, 4160\]",
+        made_as=("int4", 4, 3),
+        packed=lambda t: torch.cat([t, t[:, :128]], dim=1),
     ),
 )
