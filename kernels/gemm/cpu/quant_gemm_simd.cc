@@ -461,8 +461,8 @@ bool WeightOnlyGemm(int num_threads, const QuantGemm& g) {
   const int64_t padded = depth * per_dword;
   int64_t slice = g.m <= kFewRows ? kFewRowsSlice / per_dword
                                   : kSliceBytes / (kPanelRowBytes * per_dword);  // dword rows
-  // One scale a slice. Groups are multiples of 32, slices then divide them.
-  if (g.group_size > 0 && slice > g.group_size / per_dword) slice = g.group_size / per_dword;
+  // One scale a slice: groups are multiples of 32 inputs.
+  if (g.format == PackFormat::kInt4 && slice > 32 / per_dword) slice = 32 / per_dword;
   const int64_t inputs_depth = (g.k + per_dword - 1) / per_dword;  // behind it only padding
   const int64_t block = g.m < kBlockRows ? g.m : kBlockRows;
   const int64_t x_bytes = block * padded * 4;

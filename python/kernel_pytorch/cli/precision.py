@@ -13,4 +13,5 @@ class Precision(str, enum.Enum):
     KEEP = "keep"
     BF16 = "bf16"
     INT8 = "int8"
+    INT4 = "int4"
     FP8 = "fp8"

@@ -23,6 +23,10 @@ class Policy:
     """What activations between kernels are in; None: as the module's weights."""
     weight_format: str | None
     """The format of packed weights; None: as the module's weights."""
+    group_size: int = -1
+    """Inputs that share a scale of a packed weight; -1: all of them."""
+    symmetric: bool = True
+    """False: packed weights have zero points."""
     compute: str = "weight_only"
     """``packed_linear``'s ``compute``: "weight_only" or "int8" (dynamic int8 activations)."""
     max_error: float | None = None
@@ -57,6 +61,16 @@ POLICIES = {
             weight_format="int8",
             compute="int8",
             max_error=1e-1,
+        ),
+        Policy(
+            name="int4",
+            compute_dtype=torch.bfloat16,
+            weight_format="int4",
+            group_size=32,
+            symmetric=False,
+            compute="int8",
+            # Rounding to the nearest of 16 values costs each layer about 0.1.
+            max_error=3.5e-1,
         ),
         Policy(name="fp8", compute_dtype=torch.bfloat16, weight_format="fp8_e4m3", max_error=1e-1),
     )

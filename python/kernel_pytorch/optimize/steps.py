@@ -54,6 +54,7 @@ class LinearStep(nn.Module):
         self.out_features = weight.shape[0]
         self.format = policy.format_for(weight.dtype)
         self.compute = policy.compute
+        self.group_size = policy.group_size
         bias = None
         if any(b is not None for b in biases):
             parts = [
@@ -65,7 +66,12 @@ class LinearStep(nn.Module):
             self.register_buffer("packed", weight.contiguous().clone())
             self.register_buffer("scale", None)
         else:
-            packed, scale = torch.ops.kpt.pack_weight(weight.contiguous(), self.format)
+            packed, scale = torch.ops.kpt.pack_weight(
+                weight.contiguous(),
+                self.format,
+                group_size=policy.group_size,
+                symmetric=policy.symmetric,
+            )
             self.register_buffer("packed", packed)
             self.register_buffer("scale", scale)
         self.register_buffer("bias", _frozen(bias, self.dtype))
@@ -88,6 +94,7 @@ class LinearStep(nn.Module):
                 self.format,
                 self.bias,
                 self.activation,
+                self.group_size,
                 compute="int8",
             )
         else:
@@ -99,6 +106,7 @@ class LinearStep(nn.Module):
                 self.format,
                 self.bias,
                 self.activation,
+                self.group_size,
             )
         return y if self.emit is self.dtype else y.to(self.emit)
 

@@ -160,6 +160,7 @@ TEST_F(AmxKernels, PackedInt8) {
 }
 TEST_F(AmxKernels, PackedFp8) {
   CheckPacked(PackFormat::kFp8E4M3, PackedCompute::kWeightOnly, "amx_bf16_decode");
+  CheckPacked(PackFormat::kFp8E5M2, PackedCompute::kWeightOnly, "amx_bf16_decode");
 }
 TEST_F(AmxKernels, PackedInt8Compute) {
   CheckPacked(PackFormat::kInt8, PackedCompute::kInt8, "amx_int8");

@@ -21,6 +21,8 @@ namespace {
 using testing_util::At;
 using testing_util::ExactLinear;
 using testing_util::ExactOutput;
+using testing_util::Groups;
+using testing_util::HasInt8Compute;
 using testing_util::kFloats;
 using testing_util::kLinearActivations;
 using testing_util::kPackFormats;
@@ -36,7 +38,7 @@ constexpr float kInf = std::numeric_limits<float>::infinity();
 // A call with everything it needs.
 struct Problem {
   Problem(PackFormat pack_format, DType type, int64_t rows, int64_t outputs, int64_t depth,
-          ActivationKind activation)
+          ActivationKind activation, Groups groups = {})
       : format(pack_format),
         dtype(type),
         m(rows),
@@ -46,7 +48,7 @@ struct Problem {
         columns(IsGated(activation) ? 2 * outputs : outputs),
         x(type, rows, depth, 3),
         bias(type, 1, columns),
-        packed(pack_format, columns, depth) {
+        packed(pack_format, columns, depth, 0, groups) {
     std::mt19937 random(static_cast<unsigned>(1000 * rows + 10 * outputs + depth));
     x.Fill(&random, 0.3f, 1);
     bias.Fill(&random, 0, 1);
@@ -62,6 +64,7 @@ struct Problem {
     args.format = format;
     args.bias = bias.row_view();
     args.activation = kind;
+    args.group_size = packed.groups().size;
     args.compute = compute;
     return args;
   }
@@ -132,7 +135,7 @@ TEST(PackedLinear, AgreesWithDoubleAtEveryLevel) {
             Problem p(format, dtype, m, n, k, kLinearActivations[++turn % 7]);
             for (Isa isa : Levels()) {
               Check(isa, &p);
-              if (format == PackFormat::kInt8) Check(isa, &p, PackedCompute::kInt8);
+              if (HasInt8Compute(format)) Check(isa, &p, PackedCompute::kInt8);
             }
           }
         }
@@ -150,9 +153,29 @@ TEST(PackedLinear, LongKAndManyRows) {
         for (Isa isa : Levels()) {
           Check(isa, &p, PackedCompute::kWeightOnly, 2);
           Check(isa, &tall, PackedCompute::kWeightOnly, 2);
-          if (format != PackFormat::kInt8) continue;
+          if (!HasInt8Compute(format)) continue;
           Check(isa, &p, PackedCompute::kInt8, 2);
           Check(isa, &tall, PackedCompute::kInt8, 2);
+        }
+      }
+    }
+  }
+}
+
+TEST(PackedLinear, GroupsAndZeroPoints) {
+  int turn = 0;
+  for (int64_t size : {-1, 32, 64, 128}) {
+    for (bool zero_points : {false, true}) {
+      for (DType dtype : kFloats) {
+        for (int64_t k : {33, 200}) {
+          for (int64_t m : {1, 5, 16, 130}) {
+            Problem p(PackFormat::kInt4, dtype, m, m > 100 ? 9 : 70, k,
+                      kLinearActivations[++turn % 7], {size, zero_points});
+            for (Isa isa : Levels()) {
+              Check(isa, &p, PackedCompute::kWeightOnly, 2);
+              Check(isa, &p, PackedCompute::kInt8, 2);
+            }
+          }
         }
       }
     }
@@ -165,7 +188,7 @@ TEST(PackedLinear, EveryVariantCanBeForced) {
     int served = 0;
     for (PackFormat format : kPackFormats) {
       for (PackedCompute compute : {PackedCompute::kWeightOnly, PackedCompute::kInt8}) {
-        if (compute == PackedCompute::kInt8 && format != PackFormat::kInt8) continue;
+        if (compute == PackedCompute::kInt8 && !HasInt8Compute(format)) continue;
         Problem p(format, DType::kBFloat16, 9, 70, 90, ActivationKind::kSilu);
         Tensor y = p.Output();
         LaunchContext ctx = At(variant.isa);
@@ -181,13 +204,15 @@ TEST(PackedLinear, EveryVariantCanBeForced) {
 
 // Every code of the 8-bit formats, alone and among others, comes out exactly.
 TEST(PackedLinear, EveryCodeIsExact) {
-  for (PackFormat format : {PackFormat::kInt8, PackFormat::kFp8E4M3}) {
-    const bool is_int8 = format == PackFormat::kInt8;
+  for (PackFormat format : {PackFormat::kInt8, PackFormat::kFp8E4M3, PackFormat::kFp8E5M2}) {
     Tensor weight(DType::kFloat32, 256, 1);
-    for (int64_t code = 0; code < 256; ++code) {
-      weight.Set(code, 0,
-                 is_int8 ? static_cast<float>(std::max<int64_t>(code - 128, -127))
-                         : E4M3FN::Decode(static_cast<uint32_t>(code)));
+    for (int64_t i = 0; i < 256; ++i) {
+      const uint32_t code = static_cast<uint32_t>(i);
+      float value = E4M3FN::Decode(code);
+      if (format == PackFormat::kInt8) value = static_cast<float>(std::max<int64_t>(i - 128, -127));
+      // Packing saturates: infinity is not among the codes that it makes.
+      if (format == PackFormat::kFp8E5M2) value = (i & 127) == 124 ? 0 : E5M2::Decode(code);
+      weight.Set(i, 0, value);
     }
     const std::vector<float> ones(256, 1.0f);
     Packed packed(format, 256, 1);
@@ -223,7 +248,7 @@ TEST(PackedLinear, BitsDependOnTheRowAlone) {
   for (PackFormat format : kPackFormats) {
     for (DType dtype : kFloats) {
       for (PackedCompute compute : {PackedCompute::kWeightOnly, PackedCompute::kInt8}) {
-        if (compute == PackedCompute::kInt8 && format != PackFormat::kInt8) continue;
+        if (compute == PackedCompute::kInt8 && !HasInt8Compute(format)) continue;
         for (int64_t m : {3, 47}) {
           Problem p(format, dtype, m, 130, 300, ActivationKind::kNone);
           for (Isa isa : Levels()) {
@@ -349,7 +374,7 @@ TEST(PackedLinear, Refusals) {
   a = good;
   a.format = PackFormat::kFp8E4M3;
   a.compute = PackedCompute::kInt8;
-  refused(a, kBad, "argument 'format' must be 'int8' for compute 'int8', got 'fp8_e4m3'");
+  refused(a, kBad, "argument 'format' must be 'int8' or 'int4' for compute 'int8', got 'fp8_e4m3'");
   a = good;
   a.compute = PackedCompute::kInt8;
   a.x.shape[1] = kMaxInt8ComputeK + 1;

@@ -36,13 +36,13 @@ def _same_state(a, b):
     return a[0] == b[0] and a[2] == b[2] and all(torch.equal(v, b[1][k]) for k, v in a[1].items())
 
 
-@pytest.mark.parametrize("precision", ["keep", "bf16", "int8", "fp8"])
+@pytest.mark.parametrize("precision", ["keep", "bf16", "int8", "int4", "fp8"])
 @pytest.mark.parametrize("name", NAMES)
 def test_within_bounds_and_reverts_bitwise(name, precision, all_win):
     model, inputs, ops = _model(name)
     before, state = outputs(model, inputs), _state(model)
-    # int8 and fp8 errors of such narrow random layers are larger than those of real models.
-    bound = {"int8": 0.2, "fp8": 0.2}.get(precision)
+    # Errors of such narrow random layers are larger than those of real models.
+    bound = {"int8": 0.2, "int4": 0.6, "fp8": 0.2}.get(precision)
     assert kernel_pytorch.optimize(model, inputs, precision=precision, max_error=bound) is model
     report = kernel_pytorch.report(model)
     used = {op for row in report.rows if row.kept for op in row.ops}

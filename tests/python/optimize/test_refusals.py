@@ -29,7 +29,7 @@ X = torch.linspace(-2, 2, 9 * 32).view(9, 32)
         (
             lambda m: kernel_pytorch.optimize(m, (X,), precision="int3"),
             ValueError,
-            "'precision' must be one of 'keep', 'bf16', 'int8', 'fp8', got 'int3'",
+            "'precision' must be one of 'keep', 'bf16', 'int8', 'int4', 'fp8', got 'int3'",
         ),
         (
             lambda m: kernel_pytorch.optimize(m, (X,), max_error=-1),
