@@ -73,6 +73,9 @@ _LOW_PRECISION = (
     _goal("packed_linear", "bfloat16", *_square(1, "int8 "), ratio=3.4),
     _goal("packed_linear", "bfloat16", *_square(16, "int8 "), ratio=1.6),
     _goal("packed_linear", "bfloat16", *_square(512, "int8 int8 compute ", ("none",)), share=0.9),
+    _goal("packed_linear", "bfloat16", *_square(1, "fp8_e5m2 ", ("none",)), ratio=3.4),
+    _goal("packed_linear", "bfloat16", *_square(1, "int4 g128 ", ("none",)), ratio=6),
+    _goal("packed_linear", "bfloat16", *_square(16, "int4 g128 ", ("none",)), ratio=1.8),
 )
 
 # In cache, and into a given output that lies in memory: a copy is that row's limit.

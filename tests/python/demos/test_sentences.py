@@ -20,7 +20,7 @@ def test_missing_weights_say_how_to_get_them(monkeypatch):
 
 
 def test_unknown_precision():
-    with pytest.raises(ValueError, match="'precision' must be one of keep, bf16, int8, fp8"):
+    with pytest.raises(ValueError, match="'precision' must be one of keep, bf16, int8, int4, fp8"):
         sentences.run("bf15")
 
 
