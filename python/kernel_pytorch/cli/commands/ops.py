@@ -112,7 +112,7 @@ def ops(
     output.finish({"ops": entries})
 
 
-def _dtype(dtype: Any) -> str:
+def _dtype(dtype: Any) -> str:  # a text stays as it is
     return str(dtype).removeprefix("torch.")
 
 
@@ -209,7 +209,7 @@ def _one(output: Output, spec: OpSpec) -> None:
                 for b in spec.native_backends
                 if b in GPU_BACKENDS
             },
-            "choices": {k: list(v) for k, v in spec.choices.items()},
+            "choices": {k: [_dtype(c) for c in v] for k, v in spec.choices.items()},
             "runs_here": {d: r._asdict() for d, r in ran.items()},
             "variants": [
                 {"name": v.name, "isa": v.isa, "available": usable} for v, usable in available
