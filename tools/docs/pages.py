@@ -135,6 +135,8 @@ def _arguments(spec: OpSpec) -> str:
 def _gradient(spec: OpSpec) -> str:
     if not spec.differentiable:
         return "none: the outputs carry no gradient"
+    if spec.training is not None:
+        return f"[`{spec.training}`]({spec.training}.md) runs in its place"
     if spec.backward is not None:
         return f"[`{spec.backward}`]({spec.backward}.md)"
     return "the reference is differentiated (exact, recorded as a fallback)"

@@ -45,7 +45,13 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
         with _below_autograd():
             return getattr(torch.ops.kpt, spec.name).default(*args, **kwargs)
 
+    kwarg_only = tuple(a.name for a in spec.arguments if a.kwarg_only)
+    positional = len(names) - len(kwarg_only)
+
     def apply(*values: Any) -> Any:
+        if spec.training is not None:
+            kwargs = dict(zip(kwarg_only, values[positional:]))
+            return getattr(torch.ops.kpt, spec.training).default(*values[:positional], **kwargs)[0]
         # Under torch.func transforms this kernel already runs at the level being differentiated,
         # as PyTorch's own autograd kernels do: only the single-level apply is right there.
         if torch._C._are_functorch_transforms_active():

@@ -193,6 +193,9 @@ class OpSpec:
     )
     """(output gradients, arguments by name, outputs) -> {argument name: gradient}; with
     ``backward``."""
+    training: str | None = None
+    """Name of the operator that runs in place of this one where a gradient is wanted: it takes the
+    same arguments, and returns this one's output first, then what its backward needs besides."""
     differentiable: bool = True
     """False: the outputs carry no gradient (packing, quantization)."""
     autocast: bool = False
