@@ -36,9 +36,9 @@ void BindLoss(nb::module_& m) {
          double label_smoothing, double z_loss, const char* reduction) {
         Call call("cross_entropy");
         cpu::CrossEntropyArgs args;
-        args.loss = call.Output("loss", loss);
-        args.logits = call.Input("logits", logits);
-        args.target = call.Input("target", target, Layout::kAny);
+        call.Output("loss", loss, &args.loss);
+        call.Input("logits", logits, &args.logits);
+        call.Input("target", target, &args.target, Layout::kAny);
         args.options = OptionsOf(args.op, ignore_index, label_smoothing, z_loss, reduction);
         return call.Run(cpu::CrossEntropy, args);
       },
@@ -53,10 +53,10 @@ void BindLoss(nb::module_& m) {
         Call call("cross_entropy_forward");
         cpu::CrossEntropyArgs args;
         args.op = "cross_entropy_forward";
-        args.loss = call.Output("loss", loss);
-        args.lse = call.Output("lse", lse);
-        args.logits = call.Input("logits", logits);
-        args.target = call.Input("target", target, Layout::kAny);
+        call.Output("loss", loss, &args.loss);
+        call.Output("lse", lse, &args.lse);
+        call.Input("logits", logits, &args.logits);
+        call.Input("target", target, &args.target, Layout::kAny);
         args.options = OptionsOf(args.op, ignore_index, label_smoothing, z_loss, reduction);
         return call.Run(cpu::CrossEntropy, args);
       },
@@ -71,12 +71,12 @@ void BindLoss(nb::module_& m) {
          double z_loss, const char* reduction) {
         Call call("cross_entropy_backward");
         cpu::CrossEntropyBackwardArgs args;
-        args.grad_logits = call.Output("grad_logits", grad_logits);
-        args.logits = call.Input("logits", logits);
-        args.target = call.Input("target", target, Layout::kAny);
-        args.lse = call.Input("lse", lse);
-        args.grad_loss = call.Input("grad_loss", grad_loss);
-        args.grad_lse = call.Input("grad_lse", grad_lse);
+        call.Output("grad_logits", grad_logits, &args.grad_logits);
+        call.Input("logits", logits, &args.logits);
+        call.Input("target", target, &args.target, Layout::kAny);
+        call.Input("lse", lse, &args.lse);
+        call.Input("grad_loss", grad_loss, &args.grad_loss);
+        call.Input("grad_lse", grad_lse, &args.grad_lse);
         args.options =
             OptionsOf("cross_entropy_backward", ignore_index, label_smoothing, z_loss, reduction);
         return call.Run(cpu::CrossEntropyBackward, args);
