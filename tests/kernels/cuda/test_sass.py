@@ -11,6 +11,7 @@ from tools.gpu import sass
 CUOBJDUMP = pathlib.Path(os.environ["KPT_CUOBJDUMP"])
 FILES = {pathlib.Path(f).name: pathlib.Path(f) for f in os.environ["KPT_CUDA_OBJECTS"].split()}
 PORTABLE, TUNED = FILES["portable.cu.cc.o"], FILES["tuned_sm90a.cu.cc.o"]
+BLOCKS = FILES["blocks_sm90a.cu.cc.o"]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,26 @@ def test_instructions(kernels):
     (tuned,) = sass.read(CUOBJDUMP, TUNED)
     assert tuned.arch == "sm_90a"
     assert any(op.startswith("USETMAXREG") for op in tuned.opcodes)
+
+
+def test_building_blocks():
+    """Every form of wgmma, TMA, barriers and stmatrix is the instruction it is meant to be."""
+    kernels = sass.read(CUOBJDUMP, BLOCKS)
+    (copy,) = (k for k in kernels if k.name == "CopyKernel")
+    products = [k for k in kernels if k.name == "WgmmaKernel"]
+    found = frozenset().union(*(k.opcodes for k in products))
+    for n in (8, 16, 32, 64, 80, 96, 128, 160, 192, 256):
+        assert f"HGMMA.64x{n}x16.F32.BF16" in found
+        assert f"HGMMA.64x{n}x16.F32" in found
+        assert f"QGMMA.64x{n}x32.F32.E4M3.E4M3" in found
+        assert f"QGMMA.64x{n}x32.F32.E5M2.E5M2" in found
+    assert all(k.stack_bytes == 0 for k in products)
+    for wanted in (
+        "UTMALDG.2D UTMALDG.3D UTMALDG.4D UTMALDG.2D.MULTICAST UTMASTG.2D UTMASTG.4D "
+        "UTMAREDG.2D.ADD LDSM.16.M88.4 LDSM.16.MT88.4 STSM.16.M88.4 STSM.16.MT88.4 "
+        "UCGABAR_ARV UCGABAR_WAIT ACQBULK PREEXIT"
+    ).split():
+        assert wanted in copy.opcodes
 
 
 @pytest.mark.parametrize(
