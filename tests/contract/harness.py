@@ -48,10 +48,15 @@ def seed_of(spec: OpSpec, case: Case, dtype: torch.dtype, repeat: int = 0) -> in
 
 
 def inputs(
-    spec: OpSpec, case: Case, dtype: torch.dtype, repeat: int = 0
+    spec: OpSpec, case: Case, dtype: torch.dtype, repeat: int = 0, device: str = "cpu"
 ) -> tuple[list[Any], dict[str, Any]]:
+    """The same numbers on every device."""
     generator = torch.Generator().manual_seed(seed_of(spec, case, dtype, repeat))
-    return spec.build(case, dtype, generator)
+    args, kwargs = spec.build(case, dtype, generator)
+    if device == "cpu":
+        return args, kwargs
+    moved: tuple[list[Any], dict[str, Any]] = map_tensors(lambda t: t.to(device), (args, kwargs))
+    return moved
 
 
 def reproduction(spec: OpSpec, case: Case, dtype: torch.dtype, level: str, repeat: int) -> str:
@@ -158,7 +163,9 @@ def check_integers(got: torch.Tensor, want: torch.Tensor, slack: float, where: s
     assert farthest <= 0.5 + slack, f"{where}: an integer is {farthest} from what it stands for"
 
 
-def check_accuracy(spec: OpSpec, case: Case, dtype: torch.dtype, level: str) -> None:
+def check_accuracy(
+    spec: OpSpec, case: Case, dtype: torch.dtype, level: str, device: str = "cpu"
+) -> None:
     """The operator's root-mean-square error against float64 is at most ``vs_eager`` times that of
     eager PyTorch in the same dtype (plus ``floor_ulp`` half units in the last place, the error of
     rounding once); no single error is more than twice as far out; non-finite values fall on the
@@ -168,7 +175,7 @@ def check_accuracy(spec: OpSpec, case: Case, dtype: torch.dtype, level: str) -> 
     scale: dict[int, float] = {}
     repeat = 0
     while True:
-        args, kwargs = inputs(spec, case, dtype, repeat)
+        args, kwargs = inputs(spec, case, dtype, repeat, device)
         got = outputs_of(op_of(spec)(*args, **kwargs))
         want = outputs_of(spec.reference(*widened(args), **widened(kwargs)))
         baseline = outputs_of(spec.eager(*args, **kwargs))
@@ -211,10 +218,10 @@ def check_accuracy(spec: OpSpec, case: Case, dtype: torch.dtype, level: str) -> 
         )
 
 
-def native_function(name: str) -> Callable[..., str]:
+def native_function(name: str, backend: str = "cpu") -> Callable[..., str]:
     from kernel_pytorch._native import load
 
-    function: Callable[..., str] = getattr(load("cpu"), name)
+    function: Callable[..., str] = getattr(load(backend), name)
     return function
 
 
@@ -231,14 +238,18 @@ def bound_values(spec: OpSpec, args: list[Any], kwargs: dict[str, Any]) -> list[
 class Guarded:
     """A tensor inside a larger buffer of sentinel bytes: offset by one element, rows apart."""
 
-    def __init__(self, shape: torch.Size, dtype: torch.dtype, row_gap: int = 3) -> None:
+    def __init__(
+        self, shape: torch.Size, dtype: torch.dtype, row_gap: int = 3, device: Any = "cpu"
+    ) -> None:
         size = dtype.itemsize
         last = shape[-1] if len(shape) else 1
         rows = 1
         for n in shape[:-1]:
             rows *= n
         stride = last + row_gap
-        self._buffer = torch.full(((rows * stride + 8) * size,), SENTINEL_BYTE, dtype=torch.uint8)
+        self._buffer = torch.full(
+            ((rows * stride + 8) * size,), SENTINEL_BYTE, dtype=torch.uint8, device=device
+        )
         strides = []
         step = stride
         for n in reversed(shape[:-1]):
@@ -260,7 +271,7 @@ class Guarded:
 def strided_views(t: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """The same values under other memory layouts with a dense last dimension."""
     if t.dim() >= 1:
-        guarded = Guarded(t.shape, t.dtype)
+        guarded = Guarded(t.shape, t.dtype, device=t.device)
         guarded.tensor.copy_(t)
         yield "rows apart, offset by one element", guarded.tensor
     if t.dim() >= 3:

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 
 from absl import app, logging
 
-from tools.docs import pages
+from tools.docs import gpu_page, pages
 
 
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError("takes no arguments")
     root = pathlib.Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
+    # First what the other pages are made from.
+    (root / gpu_page.RUNS).write_text(gpu_page.runs(root), encoding="utf-8")
     made = pages.pages(root)
     readme = root / "README.md"
     made["README.md"] = pages.with_table(readme.read_text(encoding="utf-8"), root)

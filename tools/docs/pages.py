@@ -19,6 +19,7 @@ from kernel_pytorch.bench import tables
 from kernel_pytorch.bench.record import Record
 from kernel_pytorch.ops import SPECS
 from kernel_pytorch.ops.spec import OpSpec
+from tools.docs import gpu_page
 
 __all__ = ["BEGIN", "END", "pages", "with_table"]
 
@@ -78,7 +79,8 @@ def pages(root: pathlib.Path) -> dict[str, str]:
     made["docs/numerics.md"] = _numerics(specs)
     made["docs/speed.md"] = _speed(root)
     made["docs/command_line.md"] = _command_line()
-    return {path: MADE + text for path, text in made.items()}
+    made["docs/gpu.md"] = gpu_page.page(root)
+    return {path: MADE + text for path, text in made.items()} | {gpu_page.RUNS: gpu_page.runs(root)}
 
 
 def with_table(readme: str, root: pathlib.Path) -> str:

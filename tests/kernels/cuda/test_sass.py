@@ -12,6 +12,12 @@ CUOBJDUMP = pathlib.Path(os.environ["KPT_CUOBJDUMP"])
 FILES = {pathlib.Path(f).name: pathlib.Path(f) for f in os.environ["KPT_CUDA_OBJECTS"].split()}
 PORTABLE, TUNED = FILES["portable.cu.cc.o"], FILES["tuned_sm90a.cu.cc.o"]
 BLOCKS = FILES["blocks_sm90a.cu.cc.o"]
+COPIES = (
+    *("UTMALDG.2D", "UTMALDG.3D", "UTMALDG.4D", "UTMALDG.2D.MULTICAST"),
+    *("UTMASTG.2D", "UTMASTG.4D", "UTMAREDG.2D.ADD"),
+    *("LDSM.16.M88.4", "LDSM.16.MT88.4", "STSM.16.M88.4", "STSM.16.MT88.4"),
+    *("UCGABAR_ARV", "UCGABAR_WAIT", "ACQBULK", "PREEXIT"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +66,7 @@ def test_building_blocks():
         assert f"QGMMA.64x{n}x32.F32.E4M3.E4M3" in found
         assert f"QGMMA.64x{n}x32.F32.E5M2.E5M2" in found
     assert all(k.stack_bytes == 0 for k in products)
-    for wanted in (
-        "UTMALDG.2D UTMALDG.3D UTMALDG.4D UTMALDG.2D.MULTICAST UTMASTG.2D UTMASTG.4D "
-        "UTMAREDG.2D.ADD LDSM.16.M88.4 LDSM.16.MT88.4 STSM.16.M88.4 STSM.16.MT88.4 "
-        "UCGABAR_ARV UCGABAR_WAIT ACQBULK PREEXIT"
-    ).split():
+    for wanted in COPIES:
         assert wanted in copy.opcodes
 
 
