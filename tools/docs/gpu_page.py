@@ -25,9 +25,10 @@ operators without kernels here, the references run ([dispatch](dispatch.md)).
 
 Devices, streams and memory are torch's: a kernel runs on the device of its tensors, on torch's
 current stream, and writes into tensors that torch allocated. It neither waits nor allocates, so
-CUDA graphs capture it. The CUDA runtime is linked into the module and finds the driver when a kernel is
-first launched; the module imports on machines without either, where `kpt doctor` says what is
-missing. What goes wrong on a GPU is a `RuntimeError` with the operator's and the kernel's name.
+CUDA graphs capture it. The CUDA runtime is linked into the module and finds the driver when a
+kernel is first launched; the module imports on machines without either, where `kpt doctor` says
+what is missing. What goes wrong on a GPU is a `RuntimeError` with the operator's and the kernel's
+name.
 
 ## What has run
 
@@ -40,9 +41,10 @@ operator, here and in `kpt ops`, comes from the records of `tools/gpu/verify` al
 `tools/bazel test //tests/kernels/cuda/...` compiles every kernel for every architecture and reads
 the machine code: no spilled registers and no arrays in local memory, registers and shared memory
 as `tests/kernels/cuda/declared.py` says, the resident warps that follow, the tensor cores'
-instructions where they should be (`HGMMA`, `UTMALDG`), and none that exists on one architecture alone in
-portable kernels. Descriptors, swizzles, register layouts and tensor maps are plain arithmetic with
-tests on the CPU; the kernels that CUDA and HIP share run there too, a block's threads emulated.
+instructions where they should be (`HGMMA`, `UTMALDG`), and none that exists on one architecture
+alone in portable kernels. Descriptors, swizzles, register layouts and tensor maps are plain
+arithmetic with tests on the CPU; the kernels that CUDA and HIP share run there too, a block's
+threads emulated.
 
 ## Proved on a GPU
 
