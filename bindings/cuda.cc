@@ -13,4 +13,5 @@ NB_MODULE(cuda, m) {
   kpt::bindings::BindActivation(m);
   kpt::bindings::BindCudaProbe(m);
   kpt::bindings::BindNorm(m);
+  kpt::bindings::BindQuant(m);
 }

@@ -4,6 +4,7 @@
 CUDA_FAMILIES = [
     "activation",
     "norm",
+    "quant",
 ]
 
 # With those whose bindings stand in bindings/cuda.

@@ -4,13 +4,14 @@
 
 #include <vector>
 
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 #include "kernels/quant/granularity.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct DequantizeFp8Args {
   MutableTensorView out;  // x_q's shape; float, half or bfloat16
@@ -29,6 +30,6 @@ Status DequantizeFp8(const LaunchContext& ctx, const DequantizeFp8Args& args);
 
 std::vector<VariantInfo> DequantizeFp8Variants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_QUANT_DEQUANTIZE_FP8_H_

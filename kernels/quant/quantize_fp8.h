@@ -12,13 +12,14 @@
 
 #include <vector>
 
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 #include "kernels/quant/granularity.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct QuantizeFp8Args {
   MutableTensorView x_q;        // x's shape; its dtype, E4M3FN or E5M2, is the format
@@ -42,6 +43,6 @@ Status QuantizeFp8(const LaunchContext& ctx, const QuantizeFp8Args& args);
 
 std::vector<VariantInfo> QuantizeFp8Variants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_QUANT_QUANTIZE_FP8_H_

@@ -14,13 +14,14 @@
 
 #include <vector>
 
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 #include "kernels/quant/granularity.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct QuantizeInt8Args {
   MutableTensorView x_q;             // int8, x's shape
@@ -38,6 +39,6 @@ Status QuantizeInt8(const LaunchContext& ctx, const QuantizeInt8Args& args);
 
 std::vector<VariantInfo> QuantizeInt8Variants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_QUANT_QUANTIZE_INT8_H_

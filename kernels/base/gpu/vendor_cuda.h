@@ -49,6 +49,17 @@ KPT_DEVICE void Store16(void* p, const Words16& v) {
                : "memory");
 }
 
+// 8 bytes at an 8-byte aligned address.
+KPT_DEVICE void Load8(const void* p, uint32_t* lo, uint32_t* hi) {
+  asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];"
+               : "=r"(*lo), "=r"(*hi)
+               : "l"(p)
+               : "memory");
+}
+KPT_DEVICE void Store8(void* p, uint32_t lo, uint32_t hi) {
+  asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(p), "r"(lo), "r"(hi) : "memory");
+}
+
 KPT_DEVICE float FloatOf(Float16 x) {
   float y;
   asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
@@ -103,6 +114,23 @@ KPT_DEVICE uint32_t EncodeFp8x4(float a, float b, float c, float d, Fp8Format fo
     word |= code << (8 * i);
   }
   return word;
+}
+
+// By half precision: E5M2 is its upper byte, E4M3 lacks a bit of exponent.
+KPT_DEVICE void DecodeFp8x4(uint32_t word, Fp8Format format, float* out) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t code = (word >> (8 * i)) & 0xffu;
+    if (format == Fp8Format::kE5M2) {
+      out[i] = FloatOf(Float16{static_cast<uint16_t>(code << 8)});
+    } else if (format == Fp8Format::kE4M3FN) {
+      const uint32_t half = ((code & 0x80u) << 8) | ((code & 0x7fu) << 7);
+      const float x = FloatOf(Float16{static_cast<uint16_t>(half)}) * 256.0f;
+      out[i] = (code & 0x7fu) == 0x7fu ? __uint_as_float(0x7fc00000u | ((code & 0x80u) << 24)) : x;
+    } else {
+      out[i] = E4M3FNUZ::Decode(code);
+    }
+  }
 }
 
 }  // namespace kpt::gpu

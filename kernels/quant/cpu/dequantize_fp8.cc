@@ -2,7 +2,8 @@
 
 #include "kernels/base/parallel_for.h"
 #include "kernels/quant/cpu/dequantize_rows.h"
-#include "kernels/quant/cpu/scale_checks.h"
+#include "kernels/quant/cpu/make_strips.h"
+#include "kernels/quant/dequantize_checks.h"
 
 namespace kpt::cpu {
 namespace {
@@ -25,35 +26,10 @@ constexpr Variant<DequantizeJob> kVariants[] = {
     {"rows_baseline", Isa::kBaseline, nullptr, RunPieces<baseline::DequantizePieces>},
 };
 
-Granularity GranularityOf(const TensorView& scale, const TensorView& x) {
-  if (scale.rank == 0) return Granularity::kTensor;
-  if (scale.rank == x.rank - 1) return Granularity::kRow;
-  if (scale.rank < 2 || x.rank < 2 || scale.dim(-2) == x.dim(-2)) return Granularity::kBlock1x128;
-  return Granularity::kBlock128x128;
-}
-
-Status CheckTensors(const DequantizeFp8Args& args) {
-  const TensorView& x = args.x_q;
-  if (x.dtype != DType::kFloat8E4M3FN && x.dtype != DType::kFloat8E5M2) {
-    return Status::TypeError(Argument(kOp, "x_q") +
-                             "must have dtype float8_e4m3fn or float8_e5m2, got " + Name(x.dtype));
-  }
-  KPT_RETURN_IF_ERROR(CheckRows(kOp, "out", args.out, 1));
-  // All but the dtype is as it must be of a like tensor.
-  TensorView like = x;
-  like.dtype = args.out.dtype;
-  KPT_RETURN_IF_ERROR(CheckLike(kOp, "x_q", like, "out", args.out));
-  KPT_RETURN_IF_ERROR(
-      CheckScales(kOp, "scale", args.scale, DType::kFloat32, x, GranularityOf(args.scale, x)));
-  KPT_RETURN_IF_ERROR(CheckWritesOnce(kOp, "out", args.out));
-  KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "out", args.out, "x_q", x, false));
-  return CheckOverlap(kOp, "out", args.out, "scale", args.scale, false);
-}
-
 }  // namespace
 
 Status DequantizeFp8(const LaunchContext& ctx, const DequantizeFp8Args& args) {
-  KPT_RETURN_IF_ERROR(CheckTensors(args));
+  KPT_RETURN_IF_ERROR(CheckDequantize(kOp, args));
   if (args.x_q.size() == 0) return Status();
   const Granularity granularity = GranularityOf(args.scale, args.x_q);
   const int rank = args.x_q.rank;

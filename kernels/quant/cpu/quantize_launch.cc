@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "kernels/base/parallel_for.h"
-#include "kernels/quant/cpu/scale_checks.h"
+#include "kernels/quant/cpu/make_strips.h"
 #include "kernels/quant/cpu/scale_rule.h"
 
 namespace kpt::cpu {
@@ -74,52 +74,11 @@ constexpr Variant<QuantizeJob> kVariants[] = {
      RunPieces<baseline::QuantizePieces, baseline::RangeOfPieces>},
 };
 
-Status CheckTensors(const char* op, const QuantizeTensors& t, Granularity granularity) {
-  KPT_RETURN_IF_ERROR(CheckRows(op, "x", t.x, granularity == Granularity::kBlock128x128 ? 2 : 1));
-  bool same = t.codes.rank == t.x.rank;
-  for (int d = 0; same && d < t.x.rank; ++d) same = t.codes.shape[d] == t.x.shape[d];
-  if (!same) {
-    return Status::InvalidArgument(Argument(op, "x_q") + "must have shape " + ShapeText(t.x) +
-                                   " like 'x', got " + ShapeText(t.codes));
-  }
-  if (t.codes.dim(-1) > 1 && t.codes.stride(-1) != 1) {
-    return Status::InvalidArgument(Argument(op, "x_q") + "must have a dense last dimension, got " +
-                                   "stride " + std::to_string(t.codes.stride(-1)));
-  }
-  struct Named {
-    const char* name;
-    const TensorView* view;
-    DType dtype;
-  };
-  const Named scales[] = {{"scale_out", &t.scale_out, DType::kFloat32},
-                          {"zero_point_out", &t.zero_out, DType::kInt32},
-                          {"scale", &t.scale_in, DType::kFloat32},
-                          {"zero_point", &t.zero_in, DType::kInt32}};
-  for (const Named& s : scales) {
-    if (!s.view->present()) continue;
-    KPT_RETURN_IF_ERROR(CheckScales(op, s.name, *s.view, s.dtype, t.x, granularity));
-  }
-  const Named outs[] = {{"x_q", &t.codes, DType::kInt8}, scales[0], scales[1]};
-  const Named ins[] = {{"x", &t.x, DType::kFloat32}, scales[2], scales[3]};
-  for (int i = 0; i < 3; ++i) {
-    if (!outs[i].view->present()) continue;
-    KPT_RETURN_IF_ERROR(CheckWritesOnce(op, outs[i].name, *outs[i].view));
-    for (const Named& in : ins) {
-      KPT_RETURN_IF_ERROR(CheckOverlap(op, outs[i].name, *outs[i].view, in.name, *in.view, false));
-    }
-    for (int j = 0; j < i; ++j) {
-      KPT_RETURN_IF_ERROR(
-          CheckOverlap(op, outs[i].name, *outs[i].view, outs[j].name, *outs[j].view, false));
-    }
-  }
-  return Status();
-}
-
 }  // namespace
 
 Status RunQuantize(const char* op, const LaunchContext& ctx, const QuantizeTensors& t,
                    Granularity granularity, QuantSpec spec) {
-  KPT_RETURN_IF_ERROR(CheckTensors(op, t, granularity));
+  KPT_RETURN_IF_ERROR(CheckQuantize(op, t, granularity));
   spec.measure_scale = !t.scale_in.present();
   if (spec.return_amax && spec.measure_scale) {
     return Status::InvalidArgument(Argument(op, "return_amax") + "needs a given scale");

@@ -8,13 +8,9 @@
 #include "kernels/base/variant.h"
 #include "kernels/quant/cpu/quantize_rows.h"
 #include "kernels/quant/granularity.h"
+#include "kernels/quant/quantize_checks.h"
 
 namespace kpt::cpu {
-
-// The arguments of either; absent views where an operator has none, or the call.
-struct QuantizeTensors {
-  TensorView codes, scale_out, zero_out, x, scale_in, zero_in;
-};
 
 // Checks, plans and runs. `spec` comes without measure_scale and stream.
 Status RunQuantize(const char* op, const LaunchContext& ctx, const QuantizeTensors& tensors,

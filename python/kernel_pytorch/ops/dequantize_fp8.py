@@ -119,6 +119,7 @@ DEQUANTIZE_FP8 = OpSpec(
     free_sizes=("K",),
     # The scales of other rows are another tensor.
     row_dims=1,
+    native_backends=("cpu", "nvidia"),
     cost=_cost,
     cases=(
         cases(sizes=[{"K": 5, "G": 2}], leads=[(3,)])

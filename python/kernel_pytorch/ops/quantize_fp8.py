@@ -167,6 +167,7 @@ QUANTIZE_FP8 = OpSpec(
     free_sizes=("K",),
     # Rows share a scale unless the granularity says otherwise.
     row_dims=None,
+    native_backends=("cpu", "nvidia"),
     cost=_cost,
     cases=(
         cases(sizes=[{"K": 5}], given=[("scale",)], leads=[(3,)])

@@ -46,4 +46,8 @@ KERNELS = {
     # Norms: 16-byte loads that are held in registers, or walked over.
     "NormHeldKernel": Declared(registers=64, shared=512, threads=256, warps=32),
     "NormLoopKernel": Declared(registers=64, shared=512, threads=256, warps=32),
+    # Quantization: units of 8 codes.
+    "QuantizeGroupKernel": Declared(registers=128, shared=256, threads=256, warps=16),
+    "QuantizeTensorKernel": Declared(registers=128, shared=256, threads=256, warps=16),
+    "DequantizeKernel": Declared(registers=128, threads=256, warps=16),
 }

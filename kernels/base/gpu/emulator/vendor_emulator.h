@@ -49,6 +49,22 @@ KPT_DEVICE void Store16(void* p, const Words16& v) {
   std::memcpy(p, &v, 16);
 }
 
+KPT_DEVICE void CheckAligned8(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % 8 != 0) {
+    emulator::Fail("an 8-byte access at an address that is not a multiple of 8");
+  }
+}
+KPT_DEVICE void Load8(const void* p, uint32_t* lo, uint32_t* hi) {
+  CheckAligned8(p);
+  std::memcpy(lo, p, 4);
+  std::memcpy(hi, static_cast<const char*>(p) + 4, 4);
+}
+KPT_DEVICE void Store8(void* p, uint32_t lo, uint32_t hi) {
+  CheckAligned8(p);
+  std::memcpy(p, &lo, 4);
+  std::memcpy(static_cast<char*>(p) + 4, &hi, 4);
+}
+
 KPT_DEVICE float FloatOf(Float16 x) { return DecodeHalf(x.bits); }
 KPT_DEVICE uint32_t Narrow2(float lo, float hi, BFloat16) {
   return EncodeBf16(lo) | (static_cast<uint32_t>(EncodeBf16(hi)) << 16);
@@ -72,6 +88,15 @@ KPT_DEVICE uint32_t EncodeFp8x4(float a, float b, float c, float d, Fp8Format fo
     word |= code << (8 * i);
   }
   return word;
+}
+
+KPT_DEVICE void DecodeFp8x4(uint32_t word, Fp8Format format, float* out) {
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t code = (word >> (8 * i)) & 0xffu;
+    out[i] = format == Fp8Format::kE4M3FN ? E4M3FN::Decode(code)
+             : format == Fp8Format::kE5M2 ? E5M2::Decode(code)
+                                          : E4M3FNUZ::Decode(code);
+  }
 }
 
 }  // namespace kpt::gpu

@@ -1,0 +1,62 @@
+// The kernels of quantize_fp8, as its variants start them.
+#ifndef KPT_KERNELS_QUANT_GPU_QUANTIZE_KERNELS_H_
+#define KPT_KERNELS_QUANT_GPU_QUANTIZE_KERNELS_H_
+
+#include <cstdint>
+
+#include "kernels/base/backend.h"
+#include "kernels/base/dtype.h"
+#include "kernels/base/gpu/row_tiling.h"
+#include "kernels/base/launch_context.h"
+#include "kernels/base/rows.h"
+#include "kernels/base/status.h"
+
+namespace kpt::KPT_BACKEND {
+
+// A unit is what a thread encodes at once: 8 codes in a row.
+inline constexpr int kQuantUnit = 8;
+// Units of a group that a thread holds between measuring and encoding; more are read again.
+inline constexpr int kQuantHeldUnits = 8;
+inline constexpr int kQuantMaxThreads = 512;
+
+// A checked problem. A strip is one row, or the 128 rows that share scales; a group is as wide as
+// the strip or 128 columns, and has one scale.
+struct GpuQuantizeJob {
+  enum Tensor { kCodes, kX, kScaleIn, kScaleOut, kNumTensors };
+
+  RowPlan<kNumTensors> plan;  // over strips
+  int64_t cols = 0;
+  int64_t group_cols = 0;
+  int64_t groups = 0;  // in a strip
+  int64_t rows_per_strip = 1;
+  int64_t matrix_rows = 1;  // with several rows a strip: what strips are counted over
+  int64_t strips_per_matrix = 1;
+  int64_t x_step = 0, codes_step = 0;  // from row to row of a strip, in elements
+  DType x_dtype = DType::kFloat32;
+  DType format = DType::kFloat8E4M3FN;
+  bool shared = false;       // one scale for all: strips and groups are mere pieces
+  bool return_amax = false;  // scale_out gets amax, though the scale is given
+  const void* x = nullptr;
+  uint8_t* codes = nullptr;
+  const float* scale_in = nullptr;  // nullptr: measured
+  float* scale_out = nullptr;
+};
+
+// Blocks that measure a tensor with one scale, each with an amax of its own.
+inline int64_t QuantizeAmaxBlocks(const LaunchContext& ctx) {
+  return int64_t{4} * ctx.device->num_sms;
+}
+// float [QuantizeAmaxBlocks] where one scale for all, or amax of all, is measured.
+inline int64_t QuantizeWorkspaceBytes(const LaunchContext& ctx, const GpuQuantizeJob& job) {
+  const bool measures = job.scale_in == nullptr || job.return_amax;
+  return job.shared && measures ? QuantizeAmaxBlocks(ctx) * 4 : 0;
+}
+
+// Rows whose units are 16-byte pieces of x and 8-byte pieces of the codes.
+Status QuantizeVectors(const LaunchContext& ctx, const GpuQuantizeJob& job);
+// Any rows, element by element.
+Status QuantizeScalars(const LaunchContext& ctx, const GpuQuantizeJob& job);
+
+}  // namespace kpt::KPT_BACKEND
+
+#endif  // KPT_KERNELS_QUANT_GPU_QUANTIZE_KERNELS_H_
