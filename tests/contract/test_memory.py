@@ -86,8 +86,10 @@ def test_out_overload(spec):
             args, kwargs = harness.inputs(spec, case, dtype)
             want = harness.op_of(spec)(*args, **kwargs)
             guarded = harness.Guarded(want.shape, want.dtype)
+            version = guarded.tensor._version
             got = harness.op_of(spec).out(*args, **kwargs, out=guarded.tensor)
             assert got.data_ptr() == guarded.tensor.data_ptr()
+            assert got._version > version, "autograd does not see that out has changed"
             harness.assert_bitwise_equal(guarded.tensor, want, f"{spec.name}.out {case} {dtype}")
             guarded.assert_untouched_outside(f"{spec.name}.out {case} {dtype}")
             if args[0].shape == want.shape and args[0].dtype == want.dtype:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -24,7 +24,10 @@ def _reference(x: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def _backward(
-    grads: tuple[Any, ...], inputs: Mapping[str, Any], outputs: tuple[Any, ...]
+    grads: tuple[Any, ...],
+    inputs: Mapping[str, Any],
+    outputs: tuple[Any, ...],
+    needed: Collection[str],
 ) -> dict[str, Any]:
     return {"x": torch.ops.kpt.act_backward(grads[0], inputs["x"], inputs["kind"])}
 
@@ -44,6 +47,7 @@ ACT = OpSpec(
     eager=_eager,
     backward="act_backward",
     backward_call=_backward,
+    saved=("x",),
     row_dims=0,
     out_overload=True,
     native_backends=("cpu", "nvidia"),

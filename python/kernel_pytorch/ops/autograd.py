@@ -131,8 +131,10 @@ def out_kernel(spec: OpSpec) -> Callable[..., Any]:
         if torch._C._len_torch_dispatch_stack() > 0:
             return out.copy_(getattr(torch.ops.kpt, spec.name).default(*args, **kwargs))
         with _below_autograd():
-            result: torch.Tensor = getattr(torch.ops.kpt, spec.name).out(*args, **kwargs, out=out)
-            return result
+            getattr(torch.ops.kpt, spec.name).out(*args, **kwargs, out=out)
+        # A graph that saved the tensor must notice that it has changed.
+        torch.autograd.graph.increment_version(out)
+        return out
 
     return autograd_out
 
@@ -140,6 +142,11 @@ def out_kernel(spec: OpSpec) -> Callable[..., Any]:
 def _function(spec: OpSpec, names: tuple[str, ...]) -> type[torch.autograd.Function]:
     kwarg_only = tuple(a.name for a in spec.arguments if a.kwarg_only)
     positional = len(names) - len(kwarg_only)
+    output_names = spec.output_names
+    saved = spec.saved
+    covered: tuple[str, ...] | None = None  # whose gradients the named backward gives
+    if spec.backward is not None:
+        covered = names if spec.backward_of is None else spec.backward_of
 
     class OpFunction(torch.autograd.Function):
         @staticmethod
@@ -156,27 +163,34 @@ def _function(spec: OpSpec, names: tuple[str, ...]) -> type[torch.autograd.Funct
             if not spec.differentiable:
                 ctx.mark_non_differentiable(*outputs)
             ctx.mark_non_differentiable(*(o for o in outputs if not o.is_floating_point()))
-            ctx.places = tuple(n for n, v in zip(names, inputs) if isinstance(v, torch.Tensor))
-            ctx.constants = {n: v for n, v in zip(names, inputs) if not isinstance(v, torch.Tensor)}
-            tensors = [v for v in inputs if isinstance(v, torch.Tensor)]
-            ctx.save_for_backward(*tensors, *outputs)
+            tensors = {n: v for n, v in zip(names, inputs) if isinstance(v, torch.Tensor)}
+            ctx.constants = {n: v for n, v in zip(names, inputs) if n not in tensors}
+            ctx.named = covered is not None and not any(
+                needs and n not in covered for n, needs in zip(names, ctx.needs_input_grad)
+            )
+            if not ctx.named:
+                kept: dict[str, torch.Tensor] = tensors
+            else:
+                everything = {**tensors, **dict(zip(output_names, outputs))}
+                kept = {n: v for n, v in everything.items() if saved is None or n in saved}
+            ctx.kept = tuple(kept)
+            ctx.save_for_backward(*kept.values())
             ctx.set_materialize_grads(True)
 
         @staticmethod
         def backward(ctx: Any, *grads: torch.Tensor) -> Any:
             if not spec.differentiable:
                 return tuple(None for _ in names)
-            saved = ctx.saved_tensors
-            count = len(ctx.places)
-            bound = {**ctx.constants, **dict(zip(ctx.places, saved[:count]))}
-            outputs = saved[count:]
-            # A gradient may arrive expanded (stride 0), which kernels refuse.
-            grads = tuple(g.contiguous() for g in grads)
-            if spec.backward is not None:
+            kept = dict(zip(ctx.kept, ctx.saved_tensors))
+            bound = {n: ctx.constants.get(n, kept.get(n)) for n in names}
+            needed = [n for n, needs in zip(names, ctx.needs_input_grad) if needs]
+            # A gradient may arrive expanded (stride 0), which kernels refuse in the last dimension.
+            grads = tuple(g if _has_dense_rows(g) else g.contiguous() for g in grads)
+            if ctx.named:
                 assert spec.backward_call is not None
-                found = spec.backward_call(grads, bound, outputs)
+                outputs = tuple(kept.get(n) for n in output_names)
+                found = spec.backward_call(grads, bound, outputs, needed)
             else:
-                needed = [n for n, needs in zip(names, ctx.needs_input_grad) if needs]
                 found = _differentiate(spec, grads, bound, needed)
             return tuple(found.get(n) for n in names)
 
@@ -184,11 +198,18 @@ def _function(spec: OpSpec, names: tuple[str, ...]) -> type[torch.autograd.Funct
     return OpFunction
 
 
+def _has_dense_rows(t: torch.Tensor) -> bool:
+    return t.dim() == 0 or t.stride(-1) == 1 or t.shape[-1] <= 1
+
+
 def _differentiate(
     spec: OpSpec, grads: tuple[torch.Tensor, ...], bound: dict[str, Any], needed: list[str]
 ) -> dict[str, torch.Tensor]:
     first = bound[spec.tensor_arguments[0]]
-    reason = "no backward kernel is named; the reference is differentiated"
+    if spec.backward is None:
+        reason = "no backward kernel is named; the reference is differentiated"
+    else:
+        reason = f"{spec.backward} gives no gradient of some of {needed}; the reference does"
     refuse_if_strict(f"{spec.name} (backward)", first.device.type, reason)
 
     def run(*leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:

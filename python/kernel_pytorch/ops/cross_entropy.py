@@ -55,6 +55,7 @@ def _backward(
     grads: tuple[torch.Tensor, ...],
     inputs: Mapping[str, Any],
     outputs: tuple[torch.Tensor, ...],
+    needed: Collection[str],
 ) -> dict[str, torch.Tensor]:
     options = {k: v for k, v in inputs.items() if k not in ("logits", "target")}
     return {

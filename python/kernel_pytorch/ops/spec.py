@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -150,6 +150,9 @@ class Benchmark:
     is timed with (an unpacked weight, say); None: the operator's own arguments."""
 
 
+BackwardCall = Callable[
+    [tuple[Any, ...], Mapping[str, Any], tuple[Any, ...], Collection[str]], Mapping[str, Any]
+]
 Builder = Callable[[Case, torch.dtype, torch.Generator], tuple[list[Any], dict[str, Any]]]
 
 
@@ -188,11 +191,15 @@ class OpSpec:
     """Further checks, called with the arguments; raises ValueError or TypeError."""
     backward: str | None = None
     """Name of the backward operator; None: the reference is differentiated (and counted)."""
-    backward_call: Callable[[tuple[Any, ...], Mapping[str, Any], tuple[Any, ...]], Any] | None = (
-        None
-    )
-    """(output gradients, arguments by name, outputs) -> {argument name: gradient}; with
-    ``backward``."""
+    backward_call: BackwardCall | None = None
+    """(output gradients, arguments by name, outputs, names of the arguments whose gradient is asked
+    for) -> {argument name: gradient}; with ``backward``."""
+    backward_of: tuple[str, ...] | None = None
+    """The arguments that ``backward_call`` knows the gradient of: when that of another one is asked
+    for, the reference is differentiated. None: of all tensors."""
+    saved: tuple[str, ...] | None = None
+    """The tensor arguments and the named outputs (as in the schema; a single one is ``out``) that
+    ``backward_call`` reads, kept until then; the others are None there. None: all are kept."""
     training: str | None = None
     """Name of the operator that runs in place of this one where a gradient is wanted: it takes the
     same arguments, and returns this one's output first, then what its backward needs besides."""
@@ -233,6 +240,12 @@ class OpSpec:
         # The parsed schema has a number of torch's own in its place.
         found = re.search(rf"\bScalarType {name}=(\w+)", self.schema)
         return getattr(torch, found[1]) if found else None
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The schema's names of the outputs; a single one without a name is ``out``."""
+        returns = torch._C.parse_schema(f"kpt::{self.name}{self.schema}").returns
+        return tuple(r.name or "out" for r in returns)
 
     @property
     def tensor_arguments(self) -> tuple[str, ...]:
