@@ -1,4 +1,4 @@
-// The norm family: layer_norm, rms_norm, add_layer_norm, add_rms_norm.
+// The norm family: layer_norm, rms_norm, add_layer_norm, add_rms_norm and the gradients.
 #include <nanobind/nanobind.h>
 
 #include "bindings/base/call.h"
@@ -6,7 +6,9 @@
 #include "kernels/norm/add_layer_norm.h"
 #include "kernels/norm/add_rms_norm.h"
 #include "kernels/norm/layer_norm.h"
+#include "kernels/norm/layer_norm_backward.h"
 #include "kernels/norm/rms_norm.h"
+#include "kernels/norm/rms_norm_backward.h"
 
 namespace kpt::bindings {
 namespace nb = nanobind;
@@ -78,6 +80,52 @@ void BindNorm(nb::module_& m) {
       },
       nb::arg("y"), nb::arg("new_residual"), nb::arg("x"), nb::arg("residual"),
       nb::arg("weight").none(), nb::arg("eps"));
+
+#if !defined(KPT_BACKEND_IS_CUDA)
+  // Which gradients are wanted shows in the outputs: the others are empty.
+  AddVariants("layer_norm_backward", backend::LayerNormBackwardVariants());
+  m.def(
+      "layer_norm_backward",
+      [](nb::handle grad_x, nb::handle grad_weight, nb::handle grad_bias, nb::handle grad_y,
+         nb::handle x, nb::handle weight, nb::handle bias, double eps, nb::handle grad_new_residual,
+         bool) {
+        Call call("layer_norm_backward");
+        backend::LayerNormBackwardArgs args;
+        call.Output("grad_x", grad_x, &args.grad_x);
+        call.Output("grad_weight", grad_weight, &args.grad_weight);
+        call.Output("grad_bias", grad_bias, &args.grad_bias);
+        call.Input("grad_y", grad_y, &args.grad_y);
+        call.Input("x", x, &args.x);
+        call.OptionalInput("weight", weight, &args.weight);
+        call.OptionalInput("bias", bias, &args.bias);
+        call.OptionalInput("grad_new_residual", grad_new_residual, &args.grad_new_residual);
+        args.eps = static_cast<float>(eps);
+        return call.Run(backend::LayerNormBackward, args);
+      },
+      nb::arg("grad_x"), nb::arg("grad_weight"), nb::arg("grad_bias"), nb::arg("grad_y"),
+      nb::arg("x"), nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("eps"),
+      nb::arg("grad_new_residual").none(), nb::arg("weight_grad"));
+
+  AddVariants("rms_norm_backward", backend::RmsNormBackwardVariants());
+  m.def(
+      "rms_norm_backward",
+      [](nb::handle grad_x, nb::handle grad_weight, nb::handle grad_y, nb::handle x,
+         nb::handle weight, double eps, nb::handle grad_new_residual, bool) {
+        Call call("rms_norm_backward");
+        backend::RmsNormBackwardArgs args;
+        call.Output("grad_x", grad_x, &args.grad_x);
+        call.Output("grad_weight", grad_weight, &args.grad_weight);
+        call.Input("grad_y", grad_y, &args.grad_y);
+        call.Input("x", x, &args.x);
+        call.OptionalInput("weight", weight, &args.weight);
+        call.OptionalInput("grad_new_residual", grad_new_residual, &args.grad_new_residual);
+        args.eps = static_cast<float>(eps);
+        return call.Run(backend::RmsNormBackward, args);
+      },
+      nb::arg("grad_x"), nb::arg("grad_weight"), nb::arg("grad_y"), nb::arg("x"),
+      nb::arg("weight").none(), nb::arg("eps"), nb::arg("grad_new_residual").none(),
+      nb::arg("weight_grad"));
+#endif
 }
 
 }  // namespace kpt::bindings

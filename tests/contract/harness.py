@@ -21,6 +21,7 @@ from kernel_pytorch.ops.spec import Case, OpSpec
 
 ISA_LEVELS = ("baseline", "avx2", "avx512", "avx512_bf16", "amx")
 POOLED_ELEMENTS = 1024
+MOST_REPEATS = 200
 SENTINEL_BYTE = 0xA5
 
 
@@ -202,20 +203,30 @@ def check_accuracy(
                 scale[i] = max(scale.get(i, 0.0), float(finite.abs().max()))
         repeat += 1
         pooled = sum(e.count for e in kpt.values())
-        if repeat >= 6 or pooled >= POOLED_ELEMENTS or pooled == 0:
+        failures = [
+            f"{where}: output {i} {failure}\n{line}"
+            for i, errors in kpt.items()
+            if (failure := _too_far(spec, i, errors, eager[i], scale.get(i, 0.0), got[i].dtype))
+        ]
+        # A handful of elements may fail by chance: only many of them do so for good.
+        enough = pooled >= POOLED_ELEMENTS or pooled == 0 or repeat >= MOST_REPEATS
+        if enough or (repeat >= 6 and not failures):
             break
-    for i, errors in kpt.items():
-        half_ulp = 0.5 * torch.finfo(got[i].dtype).eps * scale.get(i, 0.0)
-        floor = spec.tolerance.other_floors.get(i, spec.tolerance.floor_ulp) * half_ulp
-        factor = spec.tolerance.vs_eager
-        assert errors.rms <= factor * eager[i].rms + floor, (
-            f"{where}: output {i} rms error {errors.rms:.3e} > {factor} x eager's "
-            f"{eager[i].rms:.3e} + {floor:.1e}\n{line}"
-        )
-        assert errors.largest <= 2 * factor * eager[i].largest + 2 * floor, (
-            f"{where}: output {i} largest error {errors.largest:.3e}, eager's "
-            f"{eager[i].largest:.3e}\n{line}"
-        )
+    assert not failures, failures[0]
+
+
+def _too_far(
+    spec: OpSpec, output: int, kpt: Errors, eager: Errors, scale: float, dtype: torch.dtype
+) -> str:
+    """How the errors of one output break the rule of :func:`check_accuracy`; "" if they do not."""
+    half_ulp = 0.5 * torch.finfo(dtype).eps * scale
+    floor = spec.tolerance.other_floors.get(output, spec.tolerance.floor_ulp) * half_ulp
+    factor = spec.tolerance.vs_eager
+    if kpt.rms > factor * eager.rms + floor:
+        return f"rms error {kpt.rms:.3e} > {factor} x eager's {eager.rms:.3e} + {floor:.1e}"
+    if kpt.largest > 2 * factor * eager.largest + 2 * floor:
+        return f"largest error {kpt.largest:.3e}, eager's {eager.largest:.3e}"
+    return ""
 
 
 def native_function(name: str, backend: str = "cpu") -> Callable[..., str]:

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <type_traits>
 
-#include "kernels/base/simd_io.h"
+#include "kernels/norm/cpu/norm_params.h"
 #include "kernels/norm/cpu/norm_rows.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -104,50 +104,6 @@ void Moments(const Source<T, kAdd>& row, int64_t n, float shift, float* first, f
   }
   *first = sum1.Total();
   *second = sum2.Total();
-}
-
-// n parameters from `data` as floats in `buffer`, in the order that LoadBoth gives rows of T.
-template <class T, class P>
-void Widen(const P* data, int64_t n, float* buffer) {
-  const FloatTag df;
-  int64_t i = 0;
-  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    FloatVec a, b;
-    LoadBoth(data + i, &a, &b);
-    if constexpr (kEvenOdd<T> && !kEvenOdd<P>) {
-      const FloatVec even = hn::ConcatEven(df, b, a);
-      b = hn::ConcatOdd(df, b, a);
-      a = even;
-    }
-    hn::StoreU(a, df, buffer + i);
-    hn::StoreU(b, df, buffer + i + kLanes);
-  }
-  for (; i < n; i += kLanes) {
-    const int64_t m = n - i < kLanes ? n - i : kLanes;
-    StoreN(LoadN(data + i, m), buffer + i, m);
-  }
-}
-
-// weight or bias, cols [begin, begin + n): in place when they are floats as needed, else `buffer`.
-template <class T>
-const float* Widened(const void* data, DType dtype, float absent, int64_t begin, int64_t n,
-                     float* buffer) {
-  if (data == nullptr) {
-    for (int64_t i = 0; i < n; ++i) buffer[i] = absent;
-    return buffer;
-  }
-  switch (dtype) {
-    case DType::kFloat32:
-      if constexpr (!kEvenOdd<T>) return static_cast<const float*>(data) + begin;
-      Widen<T>(static_cast<const float*>(data) + begin, n, buffer);
-      return buffer;
-    case DType::kFloat16:
-      Widen<T>(static_cast<const Half*>(data) + begin, n, buffer);
-      return buffer;
-    default:
-      Widen<T>(static_cast<const BFloat16*>(data) + begin, n, buffer);
-      return buffer;
-  }
 }
 
 struct Params {

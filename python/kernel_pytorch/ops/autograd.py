@@ -192,7 +192,7 @@ def _function(spec: OpSpec, names: tuple[str, ...]) -> type[torch.autograd.Funct
                 found = spec.backward_call(grads, bound, outputs, needed)
             else:
                 found = _differentiate(spec, grads, bound, needed)
-            return tuple(found.get(n) for n in names)
+            return tuple(found.get(n) if n in needed else None for n in names)
 
     OpFunction.__name__ = f"Kpt_{spec.name}"
     return OpFunction

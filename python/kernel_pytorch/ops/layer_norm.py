@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kernel_pytorch.ops import norms
+from kernel_pytorch.ops import norm_gradients, norms
 from kernel_pytorch.ops.spec import Benchmark, Case, OpSpec, Out, cases
 
 
@@ -43,6 +43,9 @@ LAYER_NORM = OpSpec(
     infer=_infer,
     reference=_reference,
     eager=_eager,
+    backward="layer_norm_backward",
+    backward_call=norm_gradients.of_layer_norm,
+    saved=("x", "weight", "bias"),
     out_overload=True,
     free_sizes=("N",),
     native_backends=("cpu", "nvidia"),

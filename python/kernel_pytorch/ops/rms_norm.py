@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from kernel_pytorch.ops import norms
+from kernel_pytorch.ops import norm_gradients, norms
 from kernel_pytorch.ops.spec import Benchmark, Case, OpSpec, Out, cases
 
 
@@ -31,6 +31,9 @@ RMS_NORM = OpSpec(
     infer=_infer,
     reference=_reference,
     eager=_eager,
+    backward="rms_norm_backward",
+    backward_call=norm_gradients.of_rms_norm,
+    saved=("x", "weight"),
     out_overload=True,
     free_sizes=("N",),
     native_backends=("cpu", "nvidia"),

@@ -193,7 +193,7 @@ class OpSpec:
     """Name of the backward operator; None: the reference is differentiated (and counted)."""
     backward_call: BackwardCall | None = None
     """(output gradients, arguments by name, outputs, names of the arguments whose gradient is asked
-    for) -> {argument name: gradient}; with ``backward``."""
+    for) -> {argument name: gradient}; it may give more than those. With ``backward``."""
     backward_of: tuple[str, ...] | None = None
     """The arguments that ``backward_call`` knows the gradient of: when that of another one is asked
     for, the reference is differentiated. None: of all tensors."""
