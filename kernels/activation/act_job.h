@@ -20,7 +20,7 @@ struct ActJob {
   ActivationKind kind = ActivationKind::kNone;
   void* out = nullptr;
   const void* x = nullptr;
-  const void* other = nullptr;  // act_backward: grad_out. act_mul: up. act: nullptr
+  const void* other = nullptr;  // gradients: grad_out. act_mul: up. act: nullptr
 };
 
 }  // namespace kpt

@@ -251,38 +251,48 @@ KPT_SIMD_INLINE FloatVec Activate(FloatVec x) {
   }
 }
 
-// d Activate / dx, of all but relu.
+// Activate, and its derivative of all but relu, from one exponential.
 template <ActivationKind kKind, bool kFast>
-KPT_SIMD_INLINE FloatVec ActivateGrad(FloatVec x) {
+KPT_SIMD_INLINE void ActivateWithGrad(FloatVec x, FloatVec* value, FloatVec* grad) {
   const FloatVec one = Set(1.0f);
-  // Of x s with s = 1 / (1 + e^v): s - x s (1 - s) v'(x).
+  // x s with s = 1 / (1 + e^v), and s - x s (1 - s) v'(x).
   const auto weighted = [&](FloatVec v, FloatVec minus_dv) HWY_ATTR {
     FloatVec s, slope;
     LogisticSlope<kFast>(v, &s, &slope);
-    return hn::MulAdd(hn::Mul(x, minus_dv), slope, s);
+    *value = hn::Mul(x, s);
+    *grad = hn::MulAdd(hn::Mul(x, minus_dv), slope, s);
   };
-  if constexpr (kKind == ActivationKind::kGelu) {
+  if constexpr (kKind == ActivationKind::kRelu) {
+    *value = *grad = Activate<kKind, kFast>(x);
+  } else if constexpr (kKind == ActivationKind::kGelu) {
     // Phi(x) + x phi(x). NaN comes through the product, whatever NormalCdf makes of it.
     constexpr float kInvSqrt2Pi = 0.39894228040143268f;
     const FloatVec e = Exp2BelowMax<kFast>(hn::Mul(hn::Mul(x, x), Set(-0.5f * kLog2E)));
-    return hn::MulAdd(hn::Mul(x, Set(kInvSqrt2Pi)), e, NormalCdf<kFast>(x));
+    const FloatVec cdf = NormalCdf<kFast>(x);
+    *value = hn::Mul(x, cdf);
+    *grad = hn::MulAdd(hn::Mul(x, Set(kInvSqrt2Pi)), e, cdf);
   } else if constexpr (kKind == ActivationKind::kGeluTanh) {
     constexpr float kScale = 2.0f * 0.79788456080286536f;
     const FloatVec slope = hn::MulAdd(hn::Mul(x, x), Set(3.0f * 0.044715f * kScale), Set(kScale));
-    return weighted(GeluTanhExponent(x), slope);
+    weighted(GeluTanhExponent(x), slope);
   } else if constexpr (kKind == ActivationKind::kSilu) {
-    return weighted(hn::Neg(x), one);
+    weighted(hn::Neg(x), one);
   } else if constexpr (kKind == ActivationKind::kSigmoid) {
-    FloatVec s, slope;
-    LogisticSlope<kFast>(hn::Neg(x), &s, &slope);
-    return slope;
+    LogisticSlope<kFast>(hn::Neg(x), value, grad);
   } else if constexpr (kKind == ActivationKind::kTanh) {
-    const FloatVec t = Tanh<kFast>(x);
-    return hn::NegMulAdd(t, t, one);
+    *value = Tanh<kFast>(x);
+    *grad = hn::NegMulAdd(*value, *value, one);
   } else {
     static_assert(kKind == ActivationKind::kQuickGelu, "a gated kind is not elementwise");
-    return weighted(hn::Mul(x, Set(-kQuickGeluScale)), Set(kQuickGeluScale));
+    weighted(hn::Mul(x, Set(-kQuickGeluScale)), Set(kQuickGeluScale));
   }
+}
+
+template <ActivationKind kKind, bool kFast>
+KPT_SIMD_INLINE FloatVec ActivateGrad(FloatVec x) {
+  FloatVec value, grad;
+  ActivateWithGrad<kKind, kFast>(x, &value, &grad);
+  return grad;
 }
 
 // grad * d Activate / dx. relu selects: where it is flat, an infinite gradient gives 0 too.

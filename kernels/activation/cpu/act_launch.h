@@ -1,4 +1,4 @@
-// What act, act_backward and act_mul share outside their loops.
+// What act, act_mul and their gradients share outside their loops.
 #ifndef KPT_KERNELS_ACTIVATION_CPU_ACT_LAUNCH_H_
 #define KPT_KERNELS_ACTIVATION_CPU_ACT_LAUNCH_H_
 

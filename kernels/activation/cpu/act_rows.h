@@ -1,4 +1,4 @@
-// The elementwise loops of act, act_backward and act_mul, one copy per instruction set.
+// The elementwise loops of act, act_mul and their gradients, one copy per instruction set.
 #ifndef KPT_KERNELS_ACTIVATION_CPU_ACT_ROWS_H_
 #define KPT_KERNELS_ACTIVATION_CPU_ACT_ROWS_H_
 
@@ -20,11 +20,13 @@ struct ActPieces : ActJob {
 // Pieces [begin, end) of plan.rows * pieces_per_row.
 using ActRowsFn = void (*)(const ActPieces& job, int64_t begin, int64_t end);
 
-#define KPT_DECLARE_ACT_ROWS(isa)                                         \
-  namespace isa {                                                         \
-  void ActRows(const ActPieces& job, int64_t begin, int64_t end);         \
-  void ActBackwardRows(const ActPieces& job, int64_t begin, int64_t end); \
-  void ActMulRows(const ActPieces& job, int64_t begin, int64_t end);      \
+#define KPT_DECLARE_ACT_ROWS(isa)                                            \
+  namespace isa {                                                            \
+  void ActRows(const ActPieces& job, int64_t begin, int64_t end);            \
+  void ActBackwardRows(const ActPieces& job, int64_t begin, int64_t end);    \
+  void ActMulRows(const ActPieces& job, int64_t begin, int64_t end);         \
+  /* The second halves, up and its gradient, lie cols behind the first. */   \
+  void ActMulBackwardRows(const ActPieces& job, int64_t begin, int64_t end); \
   }
 KPT_DECLARE_ACT_ROWS(baseline)
 KPT_DECLARE_ACT_ROWS(avx2)

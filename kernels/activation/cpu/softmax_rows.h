@@ -1,4 +1,4 @@
-// The row loop of softmax, one copy per instruction set.
+// The row loops of softmax and its gradient, one copy per instruction set.
 #ifndef KPT_KERNELS_ACTIVATION_CPU_SOFTMAX_ROWS_H_
 #define KPT_KERNELS_ACTIVATION_CPU_SOFTMAX_ROWS_H_
 
@@ -8,20 +8,30 @@
 
 namespace kpt::cpu {
 
-using SoftmaxRowsFn = void (*)(const SoftmaxJob& job, int64_t begin, int64_t end);
+// A checked problem. Plain data: files of every instruction set read it.
+struct SoftmaxBackwardJob {
+  enum Tensor { kGradX, kGradOut, kOut, kNumTensors };
 
-namespace baseline {
-void SoftmaxRows(const SoftmaxJob& job, int64_t begin, int64_t end);
-}
-namespace avx2 {
-void SoftmaxRows(const SoftmaxJob& job, int64_t begin, int64_t end);
-}
-namespace avx512 {
-void SoftmaxRows(const SoftmaxJob& job, int64_t begin, int64_t end);
-}
-namespace avx512_bf16 {
-void SoftmaxRows(const SoftmaxJob& job, int64_t begin, int64_t end);
-}
+  RowPlan<kNumTensors> plan;
+  int64_t cols = 0;
+  DType dtype = DType::kFloat32;
+  float scale = 1.0f;
+  bool stream = false;  // write past the caches
+  void* grad_x = nullptr;
+  const void* grad_out = nullptr;
+  const void* out = nullptr;
+};
+
+#define KPT_DECLARE_SOFTMAX_ROWS(isa)                                                  \
+  namespace isa {                                                                      \
+  void SoftmaxRows(const SoftmaxJob& job, int64_t begin, int64_t end);                 \
+  void SoftmaxBackwardRows(const SoftmaxBackwardJob& job, int64_t begin, int64_t end); \
+  }
+KPT_DECLARE_SOFTMAX_ROWS(baseline)
+KPT_DECLARE_SOFTMAX_ROWS(avx2)
+KPT_DECLARE_SOFTMAX_ROWS(avx512)
+KPT_DECLARE_SOFTMAX_ROWS(avx512_bf16)
+#undef KPT_DECLARE_SOFTMAX_ROWS
 
 }  // namespace kpt::cpu
 

@@ -1,7 +1,8 @@
-// SoftmaxRows, for the instruction set that the including file is compiled for.
+// SoftmaxRows and SoftmaxBackwardRows, for the instruction set that the including file is compiled
+// for.
 //
-// Three passes over a row that stays in the first-level cache as floats: the maximum, the
-// exponentials with their sum, the product with the sum's inverse.
+// Softmax takes three passes over a row that stays in the first-level cache as floats: the maximum,
+// the exponentials with their sum, the product with the sum's inverse.
 #ifndef KPT_KERNELS_ACTIVATION_CPU_SOFTMAX_ROWS_IMPL_H_
 #define KPT_KERNELS_ACTIVATION_CPU_SOFTMAX_ROWS_IMPL_H_
 
@@ -151,7 +152,65 @@ void RowsOf(const SoftmaxJob& job, int64_t begin, int64_t end) {
   }
 }
 
+// Sum of a b, in the order of LoadBoth.
+template <class T>
+float Dot(const T* a, const T* b, int64_t n) {
+  const FloatTag df;
+  FloatVec s0 = hn::Zero(df), s1 = s0, s2 = s0, s3 = s0;
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    s0 = hn::MulAdd(LoadOne<0>(a + i), LoadOne<0>(b + i), s0);
+    s1 = hn::MulAdd(LoadOne<1>(a + i), LoadOne<1>(b + i), s1);
+    s2 = hn::MulAdd(LoadOne<0>(a + i + 2 * kLanes), LoadOne<0>(b + i + 2 * kLanes), s2);
+    s3 = hn::MulAdd(LoadOne<1>(a + i + 2 * kLanes), LoadOne<1>(b + i + 2 * kLanes), s3);
+  }
+  for (; i < n; i += kLanes) {
+    const int64_t m = n - i < kLanes ? n - i : kLanes;
+    s0 = hn::MulAdd(LoadN(a + i, m), LoadN(b + i, m), s0);
+  }
+  return hn::ReduceSum(df, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
+}
+
+// Two passes: the sum of grad_out times out, which leaves both in the first-level cache, and
+// grad_x.
+template <class T, bool kStream>
+void BackwardRows(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  const int64_t n = job.cols;
+  const FloatVec scale = Set(job.scale);
+  for (int64_t row = begin; row < end; ++row) {
+    int64_t at[SoftmaxBackwardJob::kNumTensors];
+    RowOffsets(job.plan, row, at);
+    T* grad_x = static_cast<T*>(job.grad_x) + at[SoftmaxBackwardJob::kGradX];
+    const T* out = static_cast<const T*>(job.out) + at[SoftmaxBackwardJob::kOut];
+    const T* grad = static_cast<const T*>(job.grad_out) + at[SoftmaxBackwardJob::kGradOut];
+    const FloatVec sum = Set(Dot(out, grad, n));
+    const auto f = [=](FloatVec y, FloatVec g)
+                       HWY_ATTR { return hn::Mul(hn::Mul(scale, y), hn::Sub(g, sum)); };
+    MapRow<kStream>(f, n, grad_x, out, grad);
+  }
+}
+
+template <class T>
+void BackwardRowsOf(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  if (job.stream) {
+    BackwardRows<T, true>(job, begin, end);
+  } else {
+    BackwardRows<T, false>(job, begin, end);
+  }
+}
+
 }  // namespace
+
+void SoftmaxBackwardRows(const SoftmaxBackwardJob& job, int64_t begin, int64_t end) {
+  switch (job.dtype) {
+    case DType::kFloat32:
+      return BackwardRowsOf<float>(job, begin, end);
+    case DType::kFloat16:
+      return BackwardRowsOf<Half>(job, begin, end);
+    default:
+      return BackwardRowsOf<BFloat16>(job, begin, end);
+  }
+}
 
 void SoftmaxRows(const SoftmaxJob& job, int64_t begin, int64_t end) {
   switch (job.dtype) {

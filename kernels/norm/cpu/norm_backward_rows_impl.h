@@ -10,8 +10,8 @@
 #include <type_traits>
 
 #include "kernels/base/simd_io.h"
+#include "kernels/base/simd_widen.h"
 #include "kernels/norm/cpu/norm_backward_rows.h"
-#include "kernels/norm/cpu/norm_params.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kpt::cpu::KPT_SIMD_NS {

@@ -9,7 +9,8 @@
 #include <cmath>
 #include <type_traits>
 
-#include "kernels/norm/cpu/norm_params.h"
+#include "kernels/base/simd_io.h"
+#include "kernels/base/simd_widen.h"
 #include "kernels/norm/cpu/norm_rows.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -9,7 +9,12 @@ from typing import Any, NamedTuple
 import torch
 
 from kernel_pytorch._native import load
-from kernel_pytorch.backends.launcher import Backend, make_launcher, make_out_launcher
+from kernel_pytorch.backends.launcher import (
+    Backend,
+    make_in_place_launcher,
+    make_launcher,
+    make_out_launcher,
+)
 from kernel_pytorch.core.dispatch_log import noted, settle
 from kernel_pytorch.core.errors import NativeUnavailableError
 from kernel_pytorch.ops import autograd
@@ -86,6 +91,8 @@ def register() -> None:
         autograd.fast_paths[spec.name] = checked
         if spec.out_overload:
             _LIBRARY.impl(f"{spec.name}.out", make_out_launcher(spec, CPU), "CPU")
+        if spec.in_place:
+            _LIBRARY.impl(f"{spec.name}_", make_in_place_launcher(spec, CPU), "CPU")
 
 
 def detected_isa() -> str:

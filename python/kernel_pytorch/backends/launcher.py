@@ -14,6 +14,7 @@ from kernel_pytorch._native import load
 from kernel_pytorch.core.dispatch_log import DispatchRecord, record
 from kernel_pytorch.core.errors import NativeUnavailableError
 from kernel_pytorch.ops import signature
+from kernel_pytorch.ops.autograd import write_over
 from kernel_pytorch.ops.registry import (
     allocate,
     check_out,
@@ -23,7 +24,7 @@ from kernel_pytorch.ops.registry import (
 from kernel_pytorch.ops.spec import OpSpec, Out
 from kernel_pytorch.ops.validate import MAX_NATIVE_RANK, bind, check, quick_condition
 
-__all__ = ["Backend", "make_launcher", "make_out_launcher"]
+__all__ = ["Backend", "make_in_place_launcher", "make_launcher", "make_out_launcher"]
 
 Native = Callable[..., str]
 Remember = Callable[..., None]
@@ -190,3 +191,24 @@ def make_out_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
         return out.copy_(run_reference(spec, backend.name, reason, values))
 
     return launch_out
+
+
+def make_in_place_launcher(spec: OpSpec, backend: Backend) -> Callable[..., None]:
+    """The implementation of the in-place operator of ``spec`` on ``backend``."""
+    notes = _Notes(spec.name, backend.name)
+
+    def launch_in_place(*args: Any, **kwargs: Any) -> None:
+        bound = bind(spec, args, kwargs)
+        check(spec, bound)
+        values = tuple(bound.values())
+        reason = _unserved(spec, values)
+        if not reason:
+            outputs = (bound[name] for name in spec.in_place)
+            try:
+                record(notes[backend.find(spec.name)(*outputs, *values)])
+                return
+            except NotImplementedError as error:
+                reason = str(error)
+        write_over(spec, bound, run_reference(spec, backend.name, reason, values))
+
+    return launch_in_place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from kernel_pytorch.bench.inputs import BEYOND_CACHE, Call, available_bytes, mak
 from kernel_pytorch.bench.limits import Limits
 from kernel_pytorch.bench.measure import Side, measure_pairs
 from kernel_pytorch.bench.overhead import measure_overhead
+from kernel_pytorch.bench.training import step_of, sum_of, trainable
 from kernel_pytorch.ops import SPECS
 from kernel_pytorch.ops.spec import Benchmark, OpSpec
 
@@ -126,7 +128,7 @@ def _run(
                 name = f"{spec.name} {row.name} {_short(row.dtype)}"
                 on_row(done, len(rows), name)
                 try:
-                    with kept_memory() if row.use_out else contextlib.nullcontext():
+                    with _mode(row):
                         measured.append(_measure(spec, row, limits, options, cache, memory))
                 except (MemoryError, NotImplementedError, RuntimeError) as error:
                     # One row that PyTorch or the machine cannot do must not cost the others.
@@ -155,6 +157,17 @@ def _overhead(options: Options) -> Iterator[record.Overhead]:
         yield from measure_overhead()
 
 
+def _mode(row: Benchmark) -> contextlib.AbstractContextManager[Any]:
+    """Fresh outputs of a step of training would be measured by their page faults, as those of
+    ``out=`` rows by eager."""
+    stack = contextlib.ExitStack()
+    if row.use_out or row.backward_cost is not None:
+        stack.enter_context(kept_memory())
+    if row.backward_cost is not None:
+        stack.enter_context(torch.inference_mode(False))
+    return stack
+
+
 def _measure(
     spec: OpSpec, row: Benchmark, limits: Limits, options: Options, cache: int, memory: int
 ) -> record.Row:
@@ -164,11 +177,17 @@ def _measure(
     packet = getattr(torch.ops.kpt, spec.name)
     ours = packet.out if row.use_out else packet
     eager = row.eager or spec.eager
+    if row.backward_cost is not None:
+        inputs = trainable(spec, inputs)
+        ours, eager = step_of(ours, inputs.kpt[0]), step_of(eager, inputs.eager[0])
     residency = inputs.residency
     if row.use_out and not settles(lambda: eager(*inputs.eager[0].args, **inputs.eager[0].kwargs)):
         residency += "; PyTorch's output in new memory"
     variant, native = _what_ran(ours, inputs.kpt[0])
-    cost = spec.cost(*inputs.kpt[0].args, **_without_out(inputs.kpt[0]))
+    arguments = inputs.kpt[0].args, _without_out(inputs.kpt[0])
+    cost = spec.cost(*arguments[0], **arguments[1])
+    if row.backward_cost is not None:
+        cost = sum_of(cost, row.backward_cost(*arguments[0], **arguments[1]))
     # With the results: a fresh output passes through the caches as well.
     working_set = int(cost.read_bytes + cost.write_bytes) if inputs.hot else None
     before = limits.floor(cost, working_set)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import torch
 
-from kernel_pytorch.ops.activations import EAGER, wide
+from kernel_pytorch.ops.activations import EAGER, GATE_KINDS, wide
 from kernel_pytorch.ops.spec import Benchmark, Case, Cost, ErrorCase, OpSpec, Out, cases
-
-KINDS = ("silu", "gelu", "gelu_tanh", "relu", "sigmoid")
 
 
 def _check(gate_up: torch.Tensor, kind: str) -> None:
@@ -31,6 +32,15 @@ def _reference(gate_up: torch.Tensor, kind: str) -> torch.Tensor:
     return _eager(wide(gate_up), kind).to(gate_up.dtype)
 
 
+def _backward(
+    grads: tuple[Any, ...],
+    inputs: Mapping[str, Any],
+    outputs: tuple[Any, ...],
+    needed: Collection[str],
+) -> dict[str, Any]:
+    return {"gate_up": torch.ops.kpt.act_mul_backward(grads[0], inputs["gate_up"], inputs["kind"])}
+
+
 def _cost(gate_up: torch.Tensor, kind: str) -> Cost:
     return Cost(read_bytes=gate_up.nbytes, write_bytes=gate_up.nbytes / 2)
 
@@ -40,17 +50,20 @@ ACT_MUL = OpSpec(
     family="activation",
     schema="(Tensor gate_up, str kind) -> Tensor",
     dims={"gate_up": "... W"},
-    choices={"kind": KINDS},
+    choices={"kind": GATE_KINDS},
     check=_check,
     infer=_infer,
     reference=_reference,
     eager=_eager,
+    backward="act_mul_backward",
+    backward_call=_backward,
+    saved=("gate_up",),
     out_overload=True,
     native_backends=("cpu", "nvidia"),
     cost=_cost,
     cases=cases(
         sizes=[{"W": w} for w in (0, 2, 14, 32, 66, 258, 2048, 8198)],
-        options=[{"kind": kind} for kind in KINDS],
+        options=[{"kind": kind} for kind in GATE_KINDS],
         leads=[(), (3,), (2, 5), (0,)],
     ),
     error_cases=(
@@ -79,6 +92,19 @@ ACT_MUL = OpSpec(
             case=Case(sizes={"W": 8192}, options={"kind": "silu"}, lead=(512,)),
             dtype=torch.bfloat16,
             hot=True,
+        ),
+        *(
+            Benchmark(
+                name=f"silu {m}x(2x4096) forward+backward",
+                case=Case(sizes={"W": 8192}, options={"kind": "silu"}, lead=(m,)),
+                dtype=dtype,
+                hot=hot,
+                backward_cost=lambda gate_up, kind: Cost(
+                    read_bytes=1.5 * gate_up.nbytes, write_bytes=gate_up.nbytes
+                ),
+            )
+            for dtype in (torch.bfloat16, torch.float32)
+            for m, hot in ((128, True), (4096, False))
         ),
     ),
     doc="""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 
-__all__ = ["EAGER", "EAGER_BACKWARD", "KINDS", "REFERENCE_BACKWARD", "wide"]
+__all__ = ["EAGER", "EAGER_BACKWARD", "GATE_KINDS", "KINDS", "REFERENCE_BACKWARD", "wide"]
 
 EAGER: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": F.relu,
@@ -19,6 +19,8 @@ EAGER: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
 KINDS = tuple(EAGER)
+GATE_KINDS = ("silu", "gelu", "gelu_tanh", "relu", "sigmoid")
+"""Those of ``act_mul``."""
 
 
 def _quick_gelu_backward(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -72,7 +72,8 @@ ADD_LAYER_NORM = OpSpec(
         )
         for dtype in (torch.bfloat16, torch.float32)
         for name, m, n in (("512x1024", 512, 1024), ("4096x384", 4096, 384))
-    ),
+    )
+    + norm_gradients.training_rows(_GIVEN),
     doc="""
 `new_residual = x + residual`, rounded to its dtype, and `y = layer_norm(new_residual)`: the values
 of `h = x + residual; layer_norm(h)`, in one pass over memory.

@@ -17,7 +17,7 @@ from kernel_pytorch.ops import signature
 from kernel_pytorch.ops.spec import OpSpec
 from kernel_pytorch.ops.validate import bind, check
 
-__all__ = ["fast_paths", "kernel", "out_kernel", "repeats"]
+__all__ = ["fast_paths", "in_place_kernel", "kernel", "out_kernel", "repeats", "write_over"]
 
 fast_paths: dict[str, Callable[..., Any]] = {}
 """CPU launchers by operator name, filled by ``backends``: when nothing needs a gradient, no mode or
@@ -137,6 +137,33 @@ def out_kernel(spec: OpSpec) -> Callable[..., Any]:
         return out
 
     return autograd_out
+
+
+def in_place_kernel(spec: OpSpec) -> Callable[..., None]:
+    """The ``Autograd`` implementation of the in-place operator: where a gradient flows, and under
+    torch.func transforms, the functional operator and copies, which PyTorch knows how to
+    differentiate."""
+
+    def autograd_in_place(*args: Any, **kwargs: Any) -> None:
+        bound = bind(spec, args, kwargs)
+        needs_grad = torch.is_grad_enabled() and _needs_grad(bound.values())
+        if needs_grad or torch._C._are_functorch_transforms_active():
+            results = getattr(torch.ops.kpt, spec.name).default(*args, **kwargs)
+            write_over(spec, bound, results)
+            return
+        with _below_autograd():
+            getattr(torch.ops.kpt, f"{spec.name}_").default(*args, **kwargs)
+        # A graph that saved one of them must notice that it has changed.
+        torch.autograd.graph.increment_version([bound[name] for name in spec.in_place])
+
+    return autograd_in_place
+
+
+def write_over(spec: OpSpec, bound: dict[str, Any], results: Any) -> None:
+    """Copy the outputs over the arguments that the in-place operator changes."""
+    outputs = results if isinstance(results, tuple) else (results,)
+    for name, result in zip(spec.in_place, outputs):
+        bound[name].copy_(result)
 
 
 def _function(spec: OpSpec, names: tuple[str, ...]) -> type[torch.autograd.Function]:

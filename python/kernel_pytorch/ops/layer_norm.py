@@ -69,7 +69,8 @@ LAYER_NORM = OpSpec(
             ("4096x384", 4096, 384, False),
             ("4096x4096 out=", 4096, 4096, True),
         )
-    ),
+    )
+    + norm_gradients.training_rows(_GIVEN),
     doc="""
 `y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias` over the last dimension, `var` the biased
 variance (Ba, Kiros and Hinton 2016; `torch.nn.functional.layer_norm`).

@@ -20,6 +20,7 @@ __all__ = [
     "of_rms_norm",
     "param_out",
     "sum_over_rows",
+    "training_rows",
     "wanted",
     "widened",
 ]
@@ -149,6 +150,25 @@ def benchmarks(norm: Callable[..., torch.Tensor], params: tuple[str, ...]) -> tu
             eager_inputs=record,
         )
         for dtype in (torch.bfloat16, torch.float32)
+    )
+
+
+def training_rows(params: tuple[str, ...]) -> tuple[Benchmark, ...]:
+    """Forward and backward together, of a norm."""
+
+    def backward_cost(x: torch.Tensor, *args: Any, **kwargs: Any) -> Cost:
+        return Cost(read_bytes=2 * x.nbytes, write_bytes=x.nbytes)
+
+    return tuple(
+        Benchmark(
+            name=f"{m}x{n} forward+backward",
+            case=Case(sizes={"N": n}, given=params, lead=(m,)),
+            dtype=dtype,
+            hot=hot,
+            backward_cost=backward_cost,
+        )
+        for dtype in (torch.bfloat16, torch.float32)
+        for m, n, hot in ((512, 1024, True), (4096, 4096, False))
     )
 
 

@@ -12,6 +12,7 @@ Registered per dispatch key:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -45,8 +46,9 @@ def allocate(out: Out, device: torch.device) -> torch.Tensor:
 
 
 def raise_allocation_error(spec: OpSpec, bound: dict[str, Any]) -> NoReturn:
-    """Say why the outputs could not be allocated: ValueError when their size in bytes overflows,
-    else MemoryError."""
+    """Say why the outputs could not be allocated: what is wrong with the arguments, ValueError when
+    their size in bytes overflows, else MemoryError."""
+    check(spec, bound)
     first = spec.tensor_arguments[0]
     expected = spec.infer(**bound)
     for out in (expected,) if isinstance(expected, Out) else expected:
@@ -196,6 +198,24 @@ def _fake_out(spec: OpSpec) -> Callable[..., Any]:
     return fake_out
 
 
+def _fake_in_place(spec: OpSpec) -> Callable[..., None]:
+    def fake_in_place(*args: Any, **kwargs: Any) -> None:
+        check(spec, bind(spec, args, kwargs))
+
+    return fake_in_place
+
+
+def _composite_in_place(spec: OpSpec) -> Callable[..., None]:
+    def composite_in_place(*args: Any, **kwargs: Any) -> None:
+        bound = bind(spec, args, kwargs)
+        check(spec, bound)
+        device = bound[spec.tensor_arguments[0]].device.type
+        reason = f"no native kernel for device type {device}"
+        autograd.write_over(spec, bound, run_reference(spec, device, reason, tuple(bound.values())))
+
+    return composite_in_place
+
+
 def _autocast(spec: OpSpec, device_type: str) -> Callable[..., Any]:
     op = getattr(torch.ops.kpt, spec.name).default
     off = torch._C.DispatchKeySet(
@@ -248,5 +268,15 @@ def register(spec: OpSpec) -> OpSpec:
         _LIBRARY.impl(f"{name}.out", autograd.out_kernel(spec), "Autograd")
         _LIBRARY.impl(f"{name}.out", _refuse_nested(spec), "AutogradNestedTensor")
         torch.library.register_fake(f"kpt::{name}.out", _fake_out(spec), lib=_LIBRARY)
+    if spec.in_place:
+        arguments = spec.schema.rsplit(" -> ", 1)[0]
+        for number, argument in enumerate(spec.in_place):
+            alias = f"Tensor({'abcd'[number]}!) {argument}"
+            arguments = re.sub(rf"\bTensor {argument}\b", alias, arguments)
+        _LIBRARY.define(f"{name}_{arguments} -> ()", tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.impl(f"{name}_", _composite_in_place(spec), "CompositeExplicitAutograd")
+        _LIBRARY.impl(f"{name}_", autograd.in_place_kernel(spec), "Autograd")
+        _LIBRARY.impl(f"{name}_", _refuse_nested(spec), "AutogradNestedTensor")
+        torch.library.register_fake(f"kpt::{name}_", _fake_in_place(spec), lib=_LIBRARY)
     SPECS[name] = spec
     return spec

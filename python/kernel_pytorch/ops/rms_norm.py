@@ -56,7 +56,8 @@ RMS_NORM = OpSpec(
             ("512x1024", 512, 1024, False),
             ("4096x4096 out=", 4096, 4096, True),
         )
-    ),
+    )
+    + norm_gradients.training_rows(("weight",)),
     doc="""
 `y = x / sqrt(mean(x^2) + eps) * weight` over the last dimension (Zhang and Sennrich 2019;
 `torch.nn.functional.rms_norm`).

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import torch
 
 from kernel_pytorch.ops.activations import wide
@@ -20,6 +23,15 @@ def _reference(x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     return torch.softmax(wide(x) * scale, dim=-1).to(x.dtype)
 
 
+def _backward(
+    grads: tuple[Any, ...],
+    inputs: Mapping[str, Any],
+    outputs: tuple[Any, ...],
+    needed: Collection[str],
+) -> dict[str, Any]:
+    return {"x": torch.ops.kpt.softmax_backward(grads[0], outputs[0], inputs["scale"])}
+
+
 def _cost(x: torch.Tensor, scale: float = 1.0) -> Cost:
     return Cost(read_bytes=x.nbytes, write_bytes=x.nbytes)
 
@@ -32,6 +44,9 @@ SOFTMAX = OpSpec(
     infer=_infer,
     reference=_reference,
     eager=_eager,
+    backward="softmax_backward",
+    backward_call=_backward,
+    saved=("out",),
     out_overload=True,
     free_sizes=("N",),
     native_backends=("cpu", "nvidia"),
@@ -67,6 +82,17 @@ SOFTMAX = OpSpec(
             ("512x1024", 512, 1024, False),
             ("4096x4096 out=", 4096, 4096, True),
         )
+    )
+    + tuple(
+        Benchmark(
+            name=f"{m}x{n} forward+backward",
+            case=Case(sizes={"N": n}, lead=(m,)),
+            dtype=dtype,
+            hot=hot,
+            backward_cost=lambda x, *_: Cost(read_bytes=2 * x.nbytes, write_bytes=x.nbytes),
+        )
+        for dtype in (torch.bfloat16, torch.float32)
+        for m, n, hot in ((512, 1024, True), (4096, 4096, False))
     ),
     doc="""
 `out = exp(scale * x - max) / sum(exp(scale * x - max))` over the last dimension, `max` the row's

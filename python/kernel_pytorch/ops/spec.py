@@ -148,6 +148,10 @@ class Benchmark:
     eager_inputs: Callable[..., tuple[Any, ...]] | None = None
     """Called once, untimed, with the operator's arguments: the positional arguments that ``eager``
     is timed with (an unpacked weight, say); None: the operator's own arguments."""
+    backward_cost: Callable[..., Cost] | None = None
+    """Given: time a step of training, forward and then the gradients of all floating tensors that
+    the operator can give one of. It is called with the operator's arguments: what the gradients
+    cost beyond ``cost``. Not with ``use_out``."""
 
 
 BackwardCall = Callable[
@@ -209,6 +213,9 @@ class OpSpec:
     """True: under autocast, floating tensor arguments are cast to the autocast dtype."""
     out_overload: bool = False
     """Whether ``torch.ops.kpt.<name>.out(..., *, out)`` exists (one output)."""
+    in_place: tuple[str, ...] = ()
+    """The arguments that ``torch.ops.kpt.<name>_`` writes its outputs over, one for each, in order;
+    it takes the same arguments and returns nothing. Empty: there is no such operator."""
     tolerance: Tolerance = Tolerance()
     build_inputs: Builder | None = None
     """Makes (args, kwargs) for a case; default: normal tensors of the declared dims."""

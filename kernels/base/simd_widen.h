@@ -1,9 +1,9 @@
-// What the loops of the norms and of their gradients share: parameters widened to floats in the
-// order that rows are read in, and narrowed back from it.
+// Parameters that many rows share (weights, tables): widened once to floats in the order that
+// LoadBoth gives rows, and narrowed back from it.
 //
 // Included by files that are compiled once per instruction set; see simd_io.h.
-#ifndef KPT_KERNELS_NORM_CPU_NORM_PARAMS_H_
-#define KPT_KERNELS_NORM_CPU_NORM_PARAMS_H_
+#ifndef KPT_KERNELS_BASE_SIMD_WIDEN_H_
+#define KPT_KERNELS_BASE_SIMD_WIDEN_H_
 
 #include "kernels/base/dtype.h"
 #include "kernels/base/simd_io.h"
@@ -18,9 +18,10 @@ void Widen(const P* data, int64_t n, float* buffer) {
   const FloatTag df;
   int64_t i = 0;
   for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-    FloatVec a, b;
-    LoadBoth(data + i, &a, &b);
-    if constexpr (kEvenOdd<T> && !kEvenOdd<P>) {
+    FloatVec a = Load(data + i), b = Load(data + i + kLanes);
+    if constexpr (kEvenOdd<T> && kEvenOdd<P>) {
+      LoadBoth(data + i, &a, &b);
+    } else if constexpr (kEvenOdd<T>) {
       const FloatVec even = hn::ConcatEven(df, b, a);
       b = hn::ConcatOdd(df, b, a);
       a = even;
@@ -54,7 +55,8 @@ void Narrowed(const float* data, int64_t n, P* out) {
   }
 }
 
-// weight or bias, cols [begin, begin + n): in place when they are floats as needed, else `buffer`.
+// Elements [begin, begin + n) of data, or `absent` for each where that is null: in place when they
+// are floats as needed, else in `buffer`.
 template <class T>
 const float* Widened(const void* data, DType dtype, float absent, int64_t begin, int64_t n,
                      float* buffer) {
@@ -80,4 +82,4 @@ const float* Widened(const void* data, DType dtype, float absent, int64_t begin,
 }  // namespace kpt::cpu::KPT_SIMD_NS
 HWY_AFTER_NAMESPACE();
 
-#endif  // KPT_KERNELS_NORM_CPU_NORM_PARAMS_H_
+#endif  // KPT_KERNELS_BASE_SIMD_WIDEN_H_

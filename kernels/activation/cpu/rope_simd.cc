@@ -1,0 +1,2 @@
+// rope in portable SIMD.
+#include "kernels/activation/cpu/rope_rows_impl.h"
