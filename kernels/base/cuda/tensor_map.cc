@@ -1,5 +1,6 @@
 #include "kernels/base/cuda/tensor_map.h"
 
+#include <atomic>
 #include <string>
 
 #include "kernels/base/cuda/runtime.h"
@@ -91,11 +92,13 @@ Status CheckTensorMap(const char* op, const char* arg, const TensorMapSpec& spec
 
 Status MakeTensorMap(const char* op, const char* arg, const TensorMapSpec& spec, CUtensorMap* map) {
   KPT_RETURN_IF_ERROR(CheckTensorMap(op, arg, spec));
-  // Asked once; a driver does not change under a process.
-  static void* found = nullptr;
-  static const Status* status =
-      new Status(DriverFunction(op, "cuTensorMapEncodeTiled", 12000, &found));
-  if (!status->ok()) return *status;
+  // Remembered once found; a driver does not change under a process.
+  static std::atomic<void*> encode{nullptr};
+  void* found = encode.load(std::memory_order_relaxed);
+  if (found == nullptr) {
+    KPT_RETURN_IF_ERROR(DriverFunction(op, "cuTensorMapEncodeTiled", 12000, &found));
+    encode.store(found, std::memory_order_relaxed);
+  }
   CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_UINT8;
   MapType(spec.dtype, &type);
   cuuint64_t sizes[kMaxMapRank], strides[kMaxMapRank];
