@@ -234,7 +234,10 @@ def product(_: str) -> dict[str, Any]:
         a = torch.randn(m, k, generator=generator).to(_DEVICE, torch.bfloat16)
         b = torch.randn(n, k, generator=generator).to(_DEVICE, torch.bfloat16)
         out = torch.empty(m, n, dtype=torch.bfloat16, device=_DEVICE)
-        native(out, a, b)
+        try:
+            native(out, a, b)
+        except NotImplementedError as error:
+            return {"why": str(error)}
         exact = a.double() @ b.double().T
         ours = float((out.double() - exact).square().mean().sqrt())
         theirs = float(((a @ b.T).double() - exact).square().mean().sqrt())

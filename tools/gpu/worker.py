@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -78,7 +79,9 @@ def _sanitizer(tool: str) -> Callable[[str], dict[str, Any]]:
             raise _SkippedError("compute-sanitizer is not installed")
         command = [program, "--tool", tool, "--error-exitcode", "9", "--print-limit", "5"]
         command += [sys.executable, "-m", "tools.gpu.worker", f"short/{op}"]
-        result = subprocess.run(command, capture_output=True, text=True)
+        # Each tensor in an allocation of its own: else what is read beyond one is another's memory.
+        environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
         if result.returncode:
             raise AssertionError((result.stdout + result.stderr)[-2000:])
         return {"summary": result.stdout.strip().splitlines()[-1]}

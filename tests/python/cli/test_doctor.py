@@ -5,8 +5,16 @@ import json
 import pytest
 import torch
 
-from kernel_pytorch.backends import cpu
-from kernel_pytorch.cli.doctor import drivers, memory, page_faults, processor, software, threads
+from kernel_pytorch.backends import cpu, cuda
+from kernel_pytorch.cli.doctor import (
+    cuda_kernels,
+    drivers,
+    memory,
+    page_faults,
+    processor,
+    software,
+    threads,
+)
 from kernel_pytorch.cli.doctor.finding import Finding, Status
 from kernel_pytorch.core.errors import NativeUnavailableError
 
@@ -251,3 +259,32 @@ def test_amd_and_intel(tmp_path, monkeypatch):
 
 def test_libraries_are_asked_of_the_loader():
     assert drivers.loadable(["libc.so.6", "libnothing-of-the-kind.so.9"]) == ["libc.so.6"]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "problem", "gpus", "status", "text"),
+    [
+        ((), "no NVIDIA driver (libcuda.so.1) is installed", 0, Status.OK, "no NVIDIA driver"),
+        ((), "no NVIDIA driver (libcuda.so.1) is installed", 1, Status.ADVICE, "no GPU to run on"),
+        (((9, 0),), "", 1, Status.OK, "compute capability 9.0"),
+        (((8, 0), (7, 5)), "", 2, Status.ADVICE, "compute capability 8.0 and later"),
+    ],
+)
+def test_cuda_kernels(monkeypatch, capabilities, problem, gpus, status, text):
+    monkeypatch.setattr(cuda, "runtime_version", lambda: "13.0")
+    monkeypatch.setattr(cuda, "devices", lambda: cuda.Devices(capabilities, problem))
+    (found,) = cuda_kernels.check(gpus)
+    assert found.status is status and text in f"{found.value} {found.why}"
+    assert found.data["capabilities"] == [f"{a}.{b}" for a, b in capabilities]
+
+
+@pytest.mark.parametrize(("gpus", "status"), [(0, Status.OK), (1, Status.ADVICE)])
+def test_cuda_kernels_that_are_not_in_this_build(monkeypatch, gpus, status):
+    def missing():
+        raise NativeUnavailableError("kernel_pytorch._native.cuda does not load")
+
+    monkeypatch.setattr(cuda, "runtime_version", missing)
+    (found,) = cuda_kernels.check(gpus)
+    assert found.status is status and found.data == {"loads": False}
+    assert "references run" in f"{found.value} {found.why}"
+    assert bool(found.fix) == (status is Status.ADVICE)
