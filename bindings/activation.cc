@@ -68,7 +68,6 @@ void BindActivation(nb::module_& m) {
       },
       nb::arg("out"), nb::arg("x"), nb::arg("scale"));
 
-#if !defined(KPT_BACKEND_IS_CUDA)
   AddVariants("act_mul_backward", backend::ActMulBackwardVariants());
   m.def(
       "act_mul_backward",
@@ -116,7 +115,6 @@ void BindActivation(nb::module_& m) {
       },
       nb::arg("out_q"), nb::arg("out_k"), nb::arg("q"), nb::arg("k"), nb::arg("cos"),
       nb::arg("sin"), nb::arg("interleaved"), nb::arg("inverse"));
-#endif
 }
 
 }  // namespace kpt::bindings

@@ -1,6 +1,8 @@
 // The norm family: layer_norm, rms_norm, add_layer_norm, add_rms_norm and the gradients.
 #include <nanobind/nanobind.h>
 
+#include <cstdint>
+
 #include "bindings/base/call.h"
 #include "bindings/families.h"
 #include "kernels/norm/add_layer_norm.h"
@@ -9,9 +11,29 @@
 #include "kernels/norm/layer_norm_backward.h"
 #include "kernels/norm/rms_norm.h"
 #include "kernels/norm/rms_norm_backward.h"
+#if defined(KPT_BACKEND_IS_CUDA)
+#include "kernels/norm/gpu/norm_backward.h"
+#endif
 
 namespace kpt::bindings {
 namespace nb = nanobind;
+namespace {
+
+template <class Args>
+using WorkspaceFn = int64_t (*)(const LaunchContext&, const Args&);
+
+// What the sums over the rows need on a GPU; on the CPU kernels have scratch memory of their own.
+#if defined(KPT_BACKEND_IS_CUDA)
+constexpr WorkspaceFn<backend::LayerNormBackwardArgs> kLayerNormBackwardWorkspace =
+    backend::LayerNormBackwardWorkspaceBytes;
+constexpr WorkspaceFn<backend::RmsNormBackwardArgs> kRmsNormBackwardWorkspace =
+    backend::RmsNormBackwardWorkspaceBytes;
+#else
+constexpr WorkspaceFn<backend::LayerNormBackwardArgs> kLayerNormBackwardWorkspace = nullptr;
+constexpr WorkspaceFn<backend::RmsNormBackwardArgs> kRmsNormBackwardWorkspace = nullptr;
+#endif
+
+}  // namespace
 
 void BindNorm(nb::module_& m) {
   AddVariants("layer_norm", backend::LayerNormVariants());
@@ -81,7 +103,6 @@ void BindNorm(nb::module_& m) {
       nb::arg("y"), nb::arg("new_residual"), nb::arg("x"), nb::arg("residual"),
       nb::arg("weight").none(), nb::arg("eps"));
 
-#if !defined(KPT_BACKEND_IS_CUDA)
   // Which gradients are wanted shows in the outputs: the others are empty.
   AddVariants("layer_norm_backward", backend::LayerNormBackwardVariants());
   m.def(
@@ -100,7 +121,7 @@ void BindNorm(nb::module_& m) {
         call.OptionalInput("bias", bias, &args.bias);
         call.OptionalInput("grad_new_residual", grad_new_residual, &args.grad_new_residual);
         args.eps = static_cast<float>(eps);
-        return call.Run(backend::LayerNormBackward, args);
+        return call.Run(backend::LayerNormBackward, args, kLayerNormBackwardWorkspace);
       },
       nb::arg("grad_x"), nb::arg("grad_weight"), nb::arg("grad_bias"), nb::arg("grad_y"),
       nb::arg("x"), nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("eps"),
@@ -120,12 +141,11 @@ void BindNorm(nb::module_& m) {
         call.OptionalInput("weight", weight, &args.weight);
         call.OptionalInput("grad_new_residual", grad_new_residual, &args.grad_new_residual);
         args.eps = static_cast<float>(eps);
-        return call.Run(backend::RmsNormBackward, args);
+        return call.Run(backend::RmsNormBackward, args, kRmsNormBackwardWorkspace);
       },
       nb::arg("grad_x"), nb::arg("grad_weight"), nb::arg("grad_y"), nb::arg("x"),
       nb::arg("weight").none(), nb::arg("eps"), nb::arg("grad_new_residual").none(),
       nb::arg("weight_grad"));
-#endif
 }
 
 }  // namespace kpt::bindings

@@ -1,15 +1,12 @@
 #include "kernels/activation/rope.h"
 
-#include <string>
-
 #include "kernels/activation/cpu/rope_rows.h"
+#include "kernels/activation/rope_checks.h"
 #include "kernels/base/parallel_for.h"
-#include "kernels/base/row_checks.h"
+#include "kernels/base/variant.h"
 
 namespace kpt::cpu {
 namespace {
-
-constexpr const char* kOp = "rope";
 
 template <RopeRowsFn kRows>
 Status RunRows(const LaunchContext& ctx, const RopeJob& job) {
@@ -30,156 +27,13 @@ constexpr Variant<RopeJob> kVariants[] = {
     {"rows_baseline", Isa::kBaseline, nullptr, RunRows<baseline::RopeRows>},
 };
 
-// Whether the dimensions in `outer` step over cells that hold a part of `a` and, behind it, one of
-// `b`, as where queries and keys are columns of one matrix: their addresses mix, but not their
-// elements. Neither view overlaps itself.
-bool AreApartInCells(const TensorView& a, const TensorView& b, const bool (&outer)[4]) {
-  if (reinterpret_cast<uintptr_t>(a.data) > reinterpret_cast<uintptr_t>(b.data)) {
-    return AreApartInCells(b, a, outer);
-  }
-  int64_t cell = INT64_MAX, span_a = 1, span_b = 1;
-  for (int d = 0; d < 4; ++d) {
-    if (!outer[d]) {
-      span_a += (a.shape[d] - 1) * a.strides[d];
-      span_b += (b.shape[d] - 1) * b.strides[d];
-    } else if (a.shape[d] > 1) {
-      if (a.strides[d] != b.strides[d]) return false;
-      if (a.strides[d] < cell) cell = a.strides[d];
-    }
-  }
-  const int64_t bytes = static_cast<int64_t>(reinterpret_cast<uintptr_t>(b.data) -
-                                             reinterpret_cast<uintptr_t>(a.data));
-  const int64_t offset = bytes / ItemSize(a.dtype);
-  return offset >= span_a && offset <= cell - span_b;
-}
-
-bool AreApart(const TensorView& a, const TensorView& b) {
-  return a.size() == 0 || b.size() == 0 || !RangesMeet(a, b) ||
-         AreApartInCells(a, b, {true, false, true, false}) ||
-         AreApartInCells(a, b, {true, false, false, false});
-}
-
-Status CheckHeads(const char* arg, const TensorView& view, const TensorView& q) {
-  KPT_RETURN_IF_ERROR(CheckRows(kOp, arg, view, 4));
-  if (view.rank != 4) {
-    return Status::InvalidArgument(Argument(kOp, arg) +
-                                   "must have 4 dimensions [batch, heads, seqlen, head_dim], got " +
-                                   ShapeText(view));
-  }
-  if (view.dtype != q.dtype) {
-    return Status::TypeError(Argument(kOp, arg) + "must have dtype " + Name(q.dtype) +
-                             " like 'q', got " + Name(view.dtype));
-  }
-  for (int d : {0, 2, 3}) {
-    if (view.shape[d] != q.shape[d]) {
-      return Status::InvalidArgument(Argument(kOp, arg) +
-                                     "must have q's batch, seqlen and head_dim " + ShapeText(q) +
-                                     ", got " + ShapeText(view));
-    }
-  }
-  return Status();
-}
-
-// Also sets the number of pairs.
-Status CheckTable(const char* arg, const TensorView& table, const RopeArgs& args, int64_t* pairs) {
-  KPT_RETURN_IF_ERROR(CheckRows(kOp, arg, table, 2));
-  const TensorView& q = args.q;
-  const int64_t width = table.dim(-1), head_dim = q.dim(-1);
-  const bool batch_fits =
-      table.rank == 2 || (table.rank == 3 && (table.shape[0] == 1 || table.shape[0] == q.shape[0]));
-  if (!batch_fits || table.dim(-2) != q.dim(-2)) {
-    return Status::InvalidArgument(Argument(kOp, arg) +
-                                   "must be [seqlen, pairs] or [batch, seqlen, pairs] for q " +
-                                   ShapeText(q) + ", got " + ShapeText(table));
-  }
-  if (table.dtype != q.dtype && table.dtype != DType::kFloat32) {
-    return Status::TypeError(Argument(kOp, arg) + "must have dtype " + Name(q.dtype) +
-                             " or float32, got " + Name(table.dtype));
-  }
-  if (2 * width <= head_dim) {
-    *pairs = width;
-  } else if (!args.interleaved && width <= head_dim && width % 2 == 0) {
-    *pairs = width / 2;
-  } else {
-    return Status::InvalidArgument(
-        Argument(kOp, arg) + "must have at most head_dim / 2 columns" +
-        (args.interleaved ? ""
-                          : ", or an even number of at most head_dim with each half the same") +
-        ", got " + std::to_string(width) + " for head_dim " + std::to_string(head_dim));
-  }
-  return Status();
-}
-
-Status CheckOutput(const char* arg, const TensorView& out, const char* own_arg,
-                   const TensorView& own, const char* other_arg, const TensorView& other,
-                   const RopeArgs& args) {
-  KPT_RETURN_IF_ERROR(CheckLike(kOp, arg, out, own_arg, own));
-  if (out.size() == 0) return Status();
-  KPT_RETURN_IF_ERROR(CheckWritesOnce(kOp, arg, out));
-  KPT_RETURN_IF_ERROR(CheckOverlap(kOp, arg, out, own_arg, own, true));
-  KPT_RETURN_IF_ERROR(CheckOverlap(kOp, arg, out, "cos", args.cos, false));
-  KPT_RETURN_IF_ERROR(CheckOverlap(kOp, arg, out, "sin", args.sin, false));
-  if (AreApart(out, other)) return Status();
-  return Status::InvalidArgument(Argument(kOp, arg) + "overlaps '" + other_arg + "' in memory");
-}
-
-RopeJob::Side SideOf(const TensorView& in, const MutableTensorView& out) {
-  RopeJob::Side side{in.data, out.mutable_data(), in.shape[1], {}, {}};
-  for (int d = 0; d < 3; ++d) {
-    side.in_strides[d] = in.strides[d];
-    side.out_strides[d] = out.strides[d];
-  }
-  return side;
-}
-
-RopeJob::Table TableOf(const TensorView& table) {
-  const bool batched = table.rank == 3 && table.shape[0] > 1;
-  return {table.data, batched ? table.strides[0] : 0, table.stride(-2)};
-}
-
-// Whether all rows of `out`, and the second halves of what is rotated, start where streaming stores
-// may.
-bool RowsAreAligned(const TensorView& out, int64_t half) {
-  constexpr int64_t kAlign = 64;
-  const int64_t size = ItemSize(out.dtype);
-  bool aligned = reinterpret_cast<uintptr_t>(out.data) % kAlign == 0 && half * size % kAlign == 0;
-  for (int d = 0; d < 3; ++d) {
-    aligned = aligned && (out.shape[d] == 1 || out.strides[d] * size % kAlign == 0);
-  }
-  return aligned;
-}
-
 }  // namespace
 
 Status Rope(const LaunchContext& ctx, const RopeArgs& args) {
-  KPT_RETURN_IF_ERROR(CheckHeads("q", args.q, args.q));
-  KPT_RETURN_IF_ERROR(CheckHeads("k", args.k, args.q));
   RopeJob job;
-  KPT_RETURN_IF_ERROR(CheckTable("cos", args.cos, args, &job.pairs));
-  KPT_RETURN_IF_ERROR(CheckTable("sin", args.sin, args, &job.pairs));
-  KPT_RETURN_IF_ERROR(CheckLike(kOp, "sin", args.sin, "cos", args.cos));
-  KPT_RETURN_IF_ERROR(CheckOutput("out_q", args.out_q, "q", args.q, "k", args.k, args));
-  KPT_RETURN_IF_ERROR(CheckOutput("out_k", args.out_k, "k", args.k, "q", args.q, args));
-  if (!AreApart(args.out_q, args.out_k)) {
-    return Status::InvalidArgument(Argument(kOp, "out_k") + "overlaps 'out_q' in memory");
-  }
-  if (args.q.size() == 0 && args.k.size() == 0) return Status();
-  job.batch = args.q.shape[0];
-  job.seqlen = args.q.shape[2];
-  job.head_dim = args.q.shape[3];
-  job.dtype = args.q.dtype;
-  job.table_dtype = args.cos.dtype;
-  job.interleaved = args.interleaved;
-  job.inverse = args.inverse;
-  job.sides[0] = SideOf(args.q, args.out_q);
-  job.sides[1] = SideOf(args.k, args.out_k);
-  job.cos = TableOf(args.cos);
-  job.sin = TableOf(args.sin);
-  const int64_t half = args.interleaved ? 0 : job.pairs;
-  job.stream = args.out_q.data != args.q.data && args.out_k.data != args.k.data &&
-               (args.q.size() + args.k.size()) * ItemSize(job.dtype) >= kStreamBytes &&
-               RowsAreAligned(args.out_q, half) && RowsAreAligned(args.out_k, half);
-  return RunFirst(kOp, kVariants, ctx, job);
+  KPT_RETURN_IF_ERROR(MakeRopeJob(args, &job));
+  if (job.batch * job.seqlen == 0) return Status();
+  return RunFirst(kRopeOp, kVariants, ctx, job);
 }
 
 std::vector<VariantInfo> RopeVariants() { return ListVariants(kVariants); }

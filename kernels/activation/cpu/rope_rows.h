@@ -4,38 +4,9 @@
 
 #include <cstdint>
 
-#include "kernels/base/dtype.h"
+#include "kernels/activation/rope_job.h"
 
 namespace kpt::cpu {
-
-// A checked problem. Plain data: files of every instruction set read it.
-struct RopeJob {
-  // q or k. Strides in elements, of batch, head and position.
-  struct Side {
-    const void* in;
-    void* out;
-    int64_t heads;
-    int64_t in_strides[3];
-    int64_t out_strides[3];
-  };
-  struct Table {
-    const void* data;
-    int64_t batch_stride;
-    int64_t row_stride;
-  };
-
-  int64_t batch = 0;
-  int64_t seqlen = 0;
-  int64_t head_dim = 0;
-  int64_t pairs = 0;
-  DType dtype = DType::kFloat32;
-  DType table_dtype = DType::kFloat32;
-  bool interleaved = false;
-  bool inverse = false;
-  bool stream = false;  // write past the caches; every row is aligned for it
-  Side sides[2];
-  Table cos, sin;
-};
 
 // Positions [begin, end) of batch * seqlen, all heads of q and k.
 using RopeRowsFn = void (*)(const RopeJob& job, int64_t begin, int64_t end);

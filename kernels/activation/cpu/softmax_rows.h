@@ -8,20 +8,6 @@
 
 namespace kpt::cpu {
 
-// A checked problem. Plain data: files of every instruction set read it.
-struct SoftmaxBackwardJob {
-  enum Tensor { kGradX, kGradOut, kOut, kNumTensors };
-
-  RowPlan<kNumTensors> plan;
-  int64_t cols = 0;
-  DType dtype = DType::kFloat32;
-  float scale = 1.0f;
-  bool stream = false;  // write past the caches
-  void* grad_x = nullptr;
-  const void* grad_out = nullptr;
-  const void* out = nullptr;
-};
-
 #define KPT_DECLARE_SOFTMAX_ROWS(isa)                                                  \
   namespace isa {                                                                      \
   void SoftmaxRows(const SoftmaxJob& job, int64_t begin, int64_t end);                 \

@@ -1,9 +1,10 @@
-// act, act_backward and act_mul on a GPU: checks and the choice of a kernel.
+// act, act_mul and their gradients on a GPU: checks and the choice of a kernel.
 #include "kernels/activation/act.h"
 
 #include "kernels/activation/act_backward.h"
 #include "kernels/activation/act_checks.h"
 #include "kernels/activation/act_mul.h"
+#include "kernels/activation/act_mul_backward.h"
 #include "kernels/activation/gpu/act_kernels.h"
 #include "kernels/base/gpu/row_tiling.h"
 #include "kernels/base/gpu_variant.h"
@@ -54,8 +55,15 @@ Status ActMul(const LaunchContext& ctx, const ActMulArgs& args) {
   return Run<ActOp::kMul>("act_mul", ctx, args);
 }
 
+Status ActMulBackward(const LaunchContext& ctx, const ActMulBackwardArgs& args) {
+  return Run<ActOp::kMulBackward>("act_mul_backward", ctx, args);
+}
+
 std::vector<VariantInfo> ActVariants() { return ListVariants(kVariants<ActOp::kForward>); }
 std::vector<VariantInfo> ActBackwardVariants() { return ListVariants(kVariants<ActOp::kBackward>); }
 std::vector<VariantInfo> ActMulVariants() { return ListVariants(kVariants<ActOp::kMul>); }
+std::vector<VariantInfo> ActMulBackwardVariants() {
+  return ListVariants(kVariants<ActOp::kMulBackward>);
+}
 
 }  // namespace kpt::KPT_BACKEND

@@ -9,7 +9,7 @@
 
 namespace kpt::KPT_BACKEND {
 
-enum class ActOp { kForward, kBackward, kMul };
+enum class ActOp { kForward, kBackward, kMul, kMulBackward };
 
 // Rows of 16-byte pieces.
 Status ActVectors(const LaunchContext& ctx, ActOp op, const ActJob& job);

@@ -10,66 +10,13 @@
 #include "kernels/base/scratch.h"
 #include "kernels/base/variant.h"
 #include "kernels/norm/cpu/norm_backward_rows.h"
-#include "kernels/norm/norm_checks.h"
+#include "kernels/norm/norm_backward_checks.h"
 
 namespace kpt::cpu {
 
-// The arguments of either; absent views where an operator has none.
-struct NormBackwardTensors {
-  TensorView grad_x, grad_weight, grad_bias, grad_y, x, weight, bias, grad_new_residual;
-};
-
-inline Status MakeNormBackwardJob(const char* op, NormBackwardTensors t, float eps,
-                                  bool subtract_mean, NormBackwardJob* job) {
-  using J = NormBackwardJob;
-  KPT_RETURN_IF_ERROR(CheckRows(op, "x", t.x, 1));
-  KPT_RETURN_IF_ERROR(CheckLike(op, "grad_y", t.grad_y, "x", t.x));
-  KPT_RETURN_IF_ERROR(CheckLike(op, "grad_x", t.grad_x, "x", t.x));
-  KPT_RETURN_IF_ERROR(CheckParam(op, "weight", t.weight, t.x));
-  KPT_RETURN_IF_ERROR(CheckParam(op, "bias", t.bias, t.x));
-  // An empty gradient is one that is not wanted.
-  for (TensorView* view : {&t.grad_weight, &t.grad_bias}) {
-    if (view->present() && view->size() == 0) *view = TensorView();
-  }
-  KPT_RETURN_IF_ERROR(CheckParam(op, "grad_weight", t.grad_weight, t.x));
-  KPT_RETURN_IF_ERROR(CheckParam(op, "grad_bias", t.grad_bias, t.x));
-  if (t.grad_new_residual.present()) {
-    KPT_RETURN_IF_ERROR(CheckLike(op, "grad_new_residual", t.grad_new_residual, "x", t.x));
-  }
-  const TensorView* outs[] = {&t.grad_x, &t.grad_weight, &t.grad_bias};
-  const char* names[] = {"grad_x", "grad_weight", "grad_bias"};
-  const TensorView* ins[] = {&t.x, &t.grad_y, &t.grad_new_residual, &t.weight};
-  const char* in_names[] = {"x", "grad_y", "grad_new_residual", "weight"};
-  for (int i = 0; i < 3; ++i) {
-    if (!outs[i]->present() || outs[i]->size() == 0) continue;
-    KPT_RETURN_IF_ERROR(CheckWritesOnce(op, names[i], *outs[i]));
-    for (int j = 0; j < 4; ++j) {
-      const bool in_place = i == 0 && j < 3;
-      KPT_RETURN_IF_ERROR(CheckOverlap(op, names[i], *outs[i], in_names[j], *ins[j], in_place));
-    }
-    for (int j = 0; j < i; ++j) {
-      KPT_RETURN_IF_ERROR(CheckOverlap(op, names[i], *outs[i], names[j], *outs[j], false));
-    }
-  }
-  job->plan = PlanRows<J::kNumTensors>({&t.grad_x, &t.grad_y, &t.x, &t.grad_new_residual});
-  job->cols = t.x.dim(-1);
-  job->dtype = t.x.dtype;
-  job->grad_x = const_cast<void*>(t.grad_x.data);
-  job->grad_y = t.grad_y.data;
-  job->x = t.x.data;
-  job->grad_sum = t.grad_new_residual.present() ? t.grad_new_residual.data : nullptr;
-  job->weight = t.weight.present() ? t.weight.data : nullptr;
-  job->weight_dtype = t.weight.dtype;
-  if (t.grad_weight.present()) {
-    job->grad_weight = const_cast<void*>(t.grad_weight.data);
-    job->grad_weight_dtype = t.grad_weight.dtype;
-  }
-  if (t.grad_bias.present()) {
-    job->grad_bias = const_cast<void*>(t.grad_bias.data);
-    job->grad_bias_dtype = t.grad_bias.dtype;
-  }
-  job->subtract_mean = subtract_mean;
-  job->eps = eps;
+inline Status MakeChunks(const char* op, const NormBackwardTensors& t, float eps,
+                         bool subtract_mean, NormBackwardWork* job) {
+  KPT_RETURN_IF_ERROR(MakeNormBackwardJob(op, t, eps, subtract_mean, job));
   // In place the lines are in the cache already.
   job->stream = job->grad_x != job->x && job->grad_x != job->grad_y &&
                 job->grad_x != job->grad_sum && t.x.size() * ItemSize(t.x.dtype) >= kStreamBytes;
@@ -85,12 +32,12 @@ inline Status MakeNormBackwardJob(const char* op, NormBackwardTensors t, float e
   return Status();
 }
 
-using NormBackwardFn = void (*)(const NormBackwardJob& job, int64_t begin, int64_t end);
+using NormBackwardFn = void (*)(const NormBackwardWork& job, int64_t begin, int64_t end);
 
-template <const float* (*kWeight)(const NormBackwardJob& job, float* buffer),
+template <const float* (*kWeight)(const NormBackwardWork& job, float* buffer),
           NormBackwardFn kChunks, NormBackwardFn kParams>
-Status RunNormBackward(const LaunchContext& ctx, const NormBackwardJob& checked) {
-  NormBackwardJob job = checked;
+Status RunNormBackward(const LaunchContext& ctx, const NormBackwardWork& checked) {
+  NormBackwardWork job = checked;
   job.sums_stride = (job.cols + 15) / 16 * 16;
   const int64_t sums = job.has_sums() ? job.chunks * 2 * job.sums_kinds() : 0;
   float* scratch = ScratchAs<float>(0, static_cast<size_t>((1 + sums) * job.sums_stride));
@@ -110,7 +57,7 @@ Status RunNormBackward(const LaunchContext& ctx, const NormBackwardJob& checked)
 
 #define KPT_NORM_BACKWARD(isa) \
   RunNormBackward<isa::NormBackwardWeight, isa::NormBackwardChunks, isa::NormBackwardParams>
-inline constexpr Variant<NormBackwardJob> kNormBackwardVariants[] = {
+inline constexpr Variant<NormBackwardWork> kNormBackwardVariants[] = {
 #if defined(KPT_HAVE_X86_VARIANTS)
     {"rows_avx512_bf16", Isa::kAvx512Bf16, nullptr, KPT_NORM_BACKWARD(avx512_bf16)},
     {"rows_avx512", Isa::kAvx512, nullptr, KPT_NORM_BACKWARD(avx512)},
@@ -122,8 +69,8 @@ inline constexpr Variant<NormBackwardJob> kNormBackwardVariants[] = {
 
 inline Status RunNormBackward(const char* op, const LaunchContext& ctx,
                               const NormBackwardTensors& tensors, float eps, bool subtract_mean) {
-  NormBackwardJob job;
-  KPT_RETURN_IF_ERROR(MakeNormBackwardJob(op, tensors, eps, subtract_mean, &job));
+  NormBackwardWork job;
+  KPT_RETURN_IF_ERROR(MakeChunks(op, tensors, eps, subtract_mean, &job));
   if (job.cols == 0) return Status();
   return RunFirst(op, kNormBackwardVariants, ctx, job);
 }

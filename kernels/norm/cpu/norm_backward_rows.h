@@ -4,8 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/base/dtype.h"
-#include "kernels/base/rows.h"
+#include "kernels/norm/norm_backward_job.h"
 
 namespace kpt::cpu {
 
@@ -13,30 +12,12 @@ namespace kpt::cpu {
 //
 // Rows are worked on in chunks whose length depends on the shape alone. Each chunk has sums of its
 // own for the parameters' gradients, and a tree adds them up: the same sum for any threads.
-struct NormBackwardJob {
-  enum Tensor { kGradX, kGradY, kX, kGradSum, kNumTensors };
+struct NormBackwardWork : NormBackwardJob {
   // Rows added up one by one; a longer chunk adds up the sums of such blocks, which keeps the
   // rounding error of a sum over many rows small.
   static constexpr int64_t kBlockRows = 16;
 
-  RowPlan<kNumTensors> plan;
-  int64_t cols = 0;
-  DType dtype = DType::kFloat32;
-  void* grad_x = nullptr;
-  const void* grad_y = nullptr;
-  const void* x = nullptr;
-  const void* grad_sum = nullptr;  // added to grad_x; nullptr: 0
-  const void* weight = nullptr;    // nullptr: 1
-  DType weight_dtype = DType::kFloat32;
-  void* grad_weight = nullptr;  // nullptr: not wanted
-  DType grad_weight_dtype = DType::kFloat32;
-  void* grad_bias = nullptr;  // nullptr: not wanted
-  DType grad_bias_dtype = DType::kFloat32;
-  bool subtract_mean = false;  // layer norm, else RMS norm
-  bool stream = false;         // write grad_x past the caches
-  float eps = 0.0f;
-
-  bool has_sums() const { return grad_weight != nullptr || grad_bias != nullptr; }
+  bool stream = false;  // write grad_x past the caches
   int64_t chunk_rows = 1;
   int64_t chunks = 0;
   const float* wide_weight = nullptr;  // in the order that rows are read in
@@ -52,11 +33,11 @@ struct NormBackwardJob {
 #define KPT_DECLARE_NORM_BACKWARD(isa)                                                    \
   namespace isa {                                                                         \
   /* The weight as wide_weight wants it: where it lies, or in `buffer` of cols floats. */ \
-  const float* NormBackwardWeight(const NormBackwardJob& job, float* buffer);             \
+  const float* NormBackwardWeight(const NormBackwardWork& job, float* buffer);            \
   /* grad_x and the sums of chunks [begin, end). */                                       \
-  void NormBackwardChunks(const NormBackwardJob& job, int64_t begin, int64_t end);        \
+  void NormBackwardChunks(const NormBackwardWork& job, int64_t begin, int64_t end);       \
   /* The parameters' gradients of pieces [begin, end) of kNormBackwardPiece columns. */   \
-  void NormBackwardParams(const NormBackwardJob& job, int64_t begin, int64_t end);        \
+  void NormBackwardParams(const NormBackwardWork& job, int64_t begin, int64_t end);       \
   }
 KPT_DECLARE_NORM_BACKWARD(baseline)
 KPT_DECLARE_NORM_BACKWARD(avx2)

@@ -220,8 +220,8 @@ void LastPass(const Row<T>* rows, const Coefficients* coefficients, const float*
 }
 
 template <class T>
-Row<T> RowAt(const NormBackwardJob& job, int64_t row) {
-  using J = NormBackwardJob;
+Row<T> RowAt(const NormBackwardWork& job, int64_t row) {
+  using J = NormBackwardWork;
   int64_t at[J::kNumTensors];
   RowOffsets(job.plan, row, at);
   return {static_cast<const T*>(job.x) + at[J::kX],
@@ -231,7 +231,7 @@ Row<T> RowAt(const NormBackwardJob& job, int64_t row) {
 }
 
 template <class T, bool kMean, bool kSums, int kRows>
-void SomeRows(const NormBackwardJob& job, int64_t first, float* weight_sums, float* bias_sums) {
+void SomeRows(const NormBackwardWork& job, int64_t first, float* weight_sums, float* bias_sums) {
   Row<T> rows[kRows];
   Coefficients coefficients[kRows];
   bool stream = job.stream;
@@ -246,7 +246,7 @@ void SomeRows(const NormBackwardJob& job, int64_t first, float* weight_sums, flo
 }
 
 template <class T, bool kMean, bool kSums>
-void RowRange(const NormBackwardJob& job, int64_t begin, int64_t end, float* weight_sums,
+void RowRange(const NormBackwardWork& job, int64_t begin, int64_t end, float* weight_sums,
               float* bias_sums) {
   constexpr int kRows = kSums ? kRowsAtOnce : 1;
   int64_t row = begin;
@@ -257,7 +257,7 @@ void RowRange(const NormBackwardJob& job, int64_t begin, int64_t end, float* wei
 }
 
 template <class T, bool kMean>
-void Chunks(const NormBackwardJob& job, int64_t begin, int64_t end) {
+void Chunks(const NormBackwardWork& job, int64_t begin, int64_t end) {
   const int64_t rows = job.plan.rows;
   if (!job.has_sums()) {
     const int64_t last = end * job.chunk_rows < rows ? end * job.chunk_rows : rows;
@@ -270,10 +270,10 @@ void Chunks(const NormBackwardJob& job, int64_t begin, int64_t end) {
     const int64_t first = chunk * job.chunk_rows;
     const int64_t last = first + job.chunk_rows < rows ? first + job.chunk_rows : rows;
     for (int64_t i = 0; i < floats; ++i) total[i] = 0.0f;
-    for (int64_t row = first; row < last; row += NormBackwardJob::kBlockRows) {
+    for (int64_t row = first; row < last; row += NormBackwardWork::kBlockRows) {
       float* block = row == first ? total : total + floats;
       for (int64_t i = 0; row != first && i < floats; ++i) block[i] = 0.0f;
-      const int64_t next = row + NormBackwardJob::kBlockRows;
+      const int64_t next = row + NormBackwardWork::kBlockRows;
       RowRange<T, kMean, true>(job, row, next < last ? next : last, block, block + job.sums_stride);
       if (row != first) {
         for (int64_t i = 0; i < floats; ++i) total[i] += block[i];
@@ -283,7 +283,7 @@ void Chunks(const NormBackwardJob& job, int64_t begin, int64_t end) {
 }
 
 template <class T>
-void ChunksOf(const NormBackwardJob& job, int64_t begin, int64_t end) {
+void ChunksOf(const NormBackwardWork& job, int64_t begin, int64_t end) {
   if (job.subtract_mean) {
     Chunks<T, true>(job, begin, end);
   } else {
@@ -293,7 +293,7 @@ void ChunksOf(const NormBackwardJob& job, int64_t begin, int64_t end) {
 
 // The gradients of columns [begin, begin + n): the chunks' sums added up by a tree, in place.
 template <class T>
-void ParamsOf(const NormBackwardJob& job, int64_t begin, int64_t n) {
+void ParamsOf(const NormBackwardWork& job, int64_t begin, int64_t n) {
   for (int kind = 0; kind < job.sums_kinds(); ++kind) {
     void* out = kind == 0 ? job.grad_weight : job.grad_bias;
     const DType dtype = kind == 0 ? job.grad_weight_dtype : job.grad_bias_dtype;
@@ -324,7 +324,7 @@ void ParamsOf(const NormBackwardJob& job, int64_t begin, int64_t n) {
 
 }  // namespace
 
-const float* NormBackwardWeight(const NormBackwardJob& job, float* buffer) {
+const float* NormBackwardWeight(const NormBackwardWork& job, float* buffer) {
   const auto widened = [&](auto t) {
     return Widened<decltype(t)>(job.weight, job.weight_dtype, 1.0f, 0, job.cols, buffer);
   };
@@ -338,7 +338,7 @@ const float* NormBackwardWeight(const NormBackwardJob& job, float* buffer) {
   }
 }
 
-void NormBackwardChunks(const NormBackwardJob& job, int64_t begin, int64_t end) {
+void NormBackwardChunks(const NormBackwardWork& job, int64_t begin, int64_t end) {
   switch (job.dtype) {
     case DType::kFloat32:
       return ChunksOf<float>(job, begin, end);
@@ -349,7 +349,7 @@ void NormBackwardChunks(const NormBackwardJob& job, int64_t begin, int64_t end) 
   }
 }
 
-void NormBackwardParams(const NormBackwardJob& job, int64_t begin, int64_t end) {
+void NormBackwardParams(const NormBackwardWork& job, int64_t begin, int64_t end) {
   const int64_t first = begin * kNormBackwardPiece;
   const int64_t last = end * kNormBackwardPiece < job.cols ? end * kNormBackwardPiece : job.cols;
   for (int64_t at = first; at < last; at += kNormBackwardPiece) {

@@ -75,6 +75,7 @@ ACT_MUL_BACKWARD = OpSpec(
     eager=_eager,
     build_inputs=_build,
     free_sizes=("N",),
+    native_backends=("cpu", "nvidia"),
     cost=_cost,
     cases=cases(
         sizes=[{"N": n} for n in (0, 1, 7, 16, 33, 129, 1024, 4099)],

@@ -92,6 +92,7 @@ LAYER_NORM_BACKWARD = OpSpec(
     eager=_eager,
     row_dims=None,
     free_sizes=("N",),
+    native_backends=("cpu", "nvidia"),
     cost=norm_gradients.cost,
     cases=norm_gradients.make_cases(("weight", "bias")),
     error_cases=norm_gradients.error_cases("layer_norm_backward"),

@@ -69,6 +69,7 @@ RMS_NORM_BACKWARD = OpSpec(
     eager=_eager,
     row_dims=None,
     free_sizes=("N",),
+    native_backends=("cpu", "nvidia"),
     cost=norm_gradients.cost,
     cases=norm_gradients.make_cases(("weight",)),
     error_cases=norm_gradients.error_cases("rms_norm_backward"),

@@ -232,6 +232,7 @@ ROPE = OpSpec(
     in_place=("q", "k"),
     build_inputs=_build,
     row_dims=3,
+    native_backends=("cpu", "nvidia"),
     cost=_cost,
     cases=(
         cases(

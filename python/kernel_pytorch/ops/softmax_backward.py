@@ -53,6 +53,7 @@ SOFTMAX_BACKWARD = OpSpec(
     eager=_eager,
     build_inputs=_build,
     free_sizes=("N",),
+    native_backends=("cpu", "nvidia"),
     cost=_cost,
     cases=cases(
         sizes=[{"N": n} for n in (0, 1, 2, 7, 16, 33, 64, 129, 384, 1000, 1024, 4096, 9001)],

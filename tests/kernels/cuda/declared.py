@@ -40,12 +40,20 @@ KERNELS = {
         ),
     ),
     # Elementwise: 16-byte pieces, or elements.
-    "ActKernel": Declared(registers=64, threads=256, warps=32),
+    "ActKernel": Declared(registers=80, threads=256, warps=24),
     "SoftmaxHeldKernel": Declared(registers=64, shared=256, threads=256, warps=32),
     "SoftmaxLoopKernel": Declared(registers=64, shared=256, threads=256, warps=32),
+    "SoftmaxBackwardHeldKernel": Declared(registers=128, shared=256, threads=256, warps=16),
+    "SoftmaxBackwardLoopKernel": Declared(registers=128, shared=256, threads=256, warps=16),
+    "RopeKernel": Declared(registers=128, threads=256, warps=16),
     # Norms: 16-byte loads that are held in registers, or walked over.
     "NormHeldKernel": Declared(registers=64, shared=512, threads=256, warps=32),
     "NormLoopKernel": Declared(registers=64, shared=512, threads=256, warps=32),
+    # Gradients of the norms: x, grad_y and the sums of a thread's columns stay in registers.
+    "NormBackwardHeldKernel": Declared(registers=128, shared=17408, threads=512, warps=16),
+    "NormBackwardScalarKernel": Declared(registers=64, shared=1024, threads=256, warps=32),
+    "NormBackwardColumnsKernel": Declared(registers=64, shared=1024, threads=256, warps=32),
+    "NormBackwardPartsKernel": Declared(registers=64, shared=1024, threads=256, warps=32),
     # Quantization: units of 8 codes.
     "QuantizeGroupKernel": Declared(registers=128, shared=256, threads=256, warps=16),
     "QuantizeTensorKernel": Declared(registers=128, shared=256, threads=256, warps=16),
