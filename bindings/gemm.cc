@@ -1,10 +1,12 @@
-// The gemm family: linear_act, pack_weight, packed_linear.
+// The gemm family: linear_act, pack_weight, packed_linear, fp8_gemm, int8_gemm.
 #include <nanobind/nanobind.h>
 
 #include <string>
 
 #include "bindings/base/call.h"
 #include "bindings/families.h"
+#include "kernels/gemm/fp8_gemm.h"
+#include "kernels/gemm/int8_gemm.h"
 #include "kernels/gemm/linear_act.h"
 #include "kernels/gemm/pack_weight.h"
 #include "kernels/gemm/packed_linear.h"
@@ -97,6 +99,45 @@ void BindGemm(nb::module_& m) {
       nb::arg("out"), nb::arg("x"), nb::arg("packed"), nb::arg("scale"), nb::arg("out_features"),
       nb::arg("format"), nb::arg("bias").none(), nb::arg("activation"), nb::arg("group_size"),
       nb::arg("compute"));
+
+  // out_dtype has done its work: out was made with it.
+  AddVariants("fp8_gemm", cpu::Fp8GemmVariants());
+  m.def(
+      "fp8_gemm",
+      [](nb::handle out, nb::handle a, nb::handle b, nb::handle scale_a, nb::handle scale_b,
+         nb::handle bias, const char* activation, nb::handle /*out_dtype*/) {
+        Call call("fp8_gemm");
+        cpu::Fp8GemmArgs args;
+        args.a = call.Input("a", a);
+        args.b = call.Input("b", b);
+        args.scale_a = call.Input("scale_a", scale_a, Layout::kAny);
+        args.scale_b = call.Input("scale_b", scale_b, Layout::kAny);
+        args.bias = call.OptionalInput("bias", bias);
+        args.activation = call.Activation("activation", activation);
+        args.out = call.Output("out", out);
+        return call.Run(cpu::Fp8Gemm, args);
+      },
+      nb::arg("out"), nb::arg("a"), nb::arg("b"), nb::arg("scale_a"), nb::arg("scale_b"),
+      nb::arg("bias").none(), nb::arg("activation"), nb::arg("out_dtype"));
+
+  AddVariants("int8_gemm", cpu::Int8GemmVariants());
+  m.def(
+      "int8_gemm",
+      [](nb::handle out, nb::handle a, nb::handle b, nb::handle scale_a, nb::handle scale_b,
+         nb::handle bias, nb::handle /*out_dtype*/, nb::handle zero_point_a) {
+        Call call("int8_gemm");
+        cpu::Int8GemmArgs args;
+        args.a = call.Input("a", a);
+        args.b = call.Input("b", b);
+        args.scale_a = call.Input("scale_a", scale_a, Layout::kAny);
+        args.scale_b = call.Input("scale_b", scale_b, Layout::kAny);
+        args.bias = call.OptionalInput("bias", bias);
+        args.zero_point_a = call.OptionalInput("zero_point_a", zero_point_a, Layout::kAny);
+        args.out = call.Output("out", out);
+        return call.Run(cpu::Int8Gemm, args);
+      },
+      nb::arg("out"), nb::arg("a"), nb::arg("b"), nb::arg("scale_a"), nb::arg("scale_b"),
+      nb::arg("bias").none(), nb::arg("out_dtype"), nb::arg("zero_point_a").none());
 }
 
 }  // namespace kpt::bindings

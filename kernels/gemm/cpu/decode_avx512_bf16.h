@@ -40,7 +40,8 @@ class Decoder {
     even_bytes_ = _mm512_set1_epi16(0x00ff);
   }
 
-  // The bytes of a dword are k, k+2, k+1, k+3: `first` gets pairs (k, k+1), `second` (k+2, k+3).
+  // `first` gets the even bytes of each dword as a pair, `second` the odd ones: (k, k+1) and
+  // (k+2, k+3) where the bytes are k, k+2, k+1, k+3.
   template <bool kInt8>
   void Decode(__m512i codes, __m512i* first, __m512i* second) const {
     const __m512i index = kInt8 ? _mm512_abs_epi8(codes) : codes;

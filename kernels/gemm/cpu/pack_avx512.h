@@ -80,6 +80,18 @@ template <class Load, class Store>
   }
 }
 
+// The sums of four vectors, to out[0..3].
+[[maybe_unused]] inline void SumFour(const __m512* a, float* out) {
+  const __m512 u = _mm512_add_ps(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
+  const __m512 v = _mm512_add_ps(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
+  const __m512d ud = _mm512_castps_pd(u);
+  const __m512d vd = _mm512_castps_pd(v);
+  const __m512 s = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ud, vd)),
+                                 _mm512_castpd_ps(_mm512_unpackhi_pd(ud, vd)));
+  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
+}
+
 }  // namespace
 }  // namespace kpt::cpu
 

@@ -115,16 +115,7 @@ struct Bf16Dot {
     return reinterpret_cast<__m512bh>(LoadBytes(p, n * 2));
   }
   static __m512 MulAdd(__m512bh x, __m512bh w, __m512 acc) { return _mm512_dpbf16_ps(acc, x, w); }
-  static void StoreSums(const __m512* a, float* out) {
-    const __m512 u = _mm512_add_ps(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
-    const __m512 v = _mm512_add_ps(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
-    const __m512d ud = _mm512_castps_pd(u);
-    const __m512d vd = _mm512_castps_pd(v);
-    const __m512 s = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ud, vd)),
-                                   _mm512_castpd_ps(_mm512_unpackhi_pd(ud, vd)));
-    const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
-    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
-  }
+  static void StoreSums(const __m512* a, float* out) { SumFour(a, out); }
 };
 
 }  // namespace
