@@ -108,13 +108,13 @@ void BindGemm(nb::module_& m) {
          nb::handle bias, const char* activation, nb::handle /*out_dtype*/) {
         Call call("fp8_gemm");
         cpu::Fp8GemmArgs args;
-        args.a = call.Input("a", a);
-        args.b = call.Input("b", b);
-        args.scale_a = call.Input("scale_a", scale_a, Layout::kAny);
-        args.scale_b = call.Input("scale_b", scale_b, Layout::kAny);
-        args.bias = call.OptionalInput("bias", bias);
+        call.Input("a", a, &args.a);
+        call.Input("b", b, &args.b);
+        call.Input("scale_a", scale_a, &args.scale_a, Layout::kAny);
+        call.Input("scale_b", scale_b, &args.scale_b, Layout::kAny);
+        call.OptionalInput("bias", bias, &args.bias);
         args.activation = call.Activation("activation", activation);
-        args.out = call.Output("out", out);
+        call.Output("out", out, &args.out);
         return call.Run(cpu::Fp8Gemm, args);
       },
       nb::arg("out"), nb::arg("a"), nb::arg("b"), nb::arg("scale_a"), nb::arg("scale_b"),
@@ -127,13 +127,13 @@ void BindGemm(nb::module_& m) {
          nb::handle bias, nb::handle /*out_dtype*/, nb::handle zero_point_a) {
         Call call("int8_gemm");
         cpu::Int8GemmArgs args;
-        args.a = call.Input("a", a);
-        args.b = call.Input("b", b);
-        args.scale_a = call.Input("scale_a", scale_a, Layout::kAny);
-        args.scale_b = call.Input("scale_b", scale_b, Layout::kAny);
-        args.bias = call.OptionalInput("bias", bias);
-        args.zero_point_a = call.OptionalInput("zero_point_a", zero_point_a, Layout::kAny);
-        args.out = call.Output("out", out);
+        call.Input("a", a, &args.a);
+        call.Input("b", b, &args.b);
+        call.Input("scale_a", scale_a, &args.scale_a, Layout::kAny);
+        call.Input("scale_b", scale_b, &args.scale_b, Layout::kAny);
+        call.OptionalInput("bias", bias, &args.bias);
+        call.OptionalInput("zero_point_a", zero_point_a, &args.zero_point_a, Layout::kAny);
+        call.Output("out", out, &args.out);
         return call.Run(cpu::Int8Gemm, args);
       },
       nb::arg("out"), nb::arg("a"), nb::arg("b"), nb::arg("scale_a"), nb::arg("scale_b"),

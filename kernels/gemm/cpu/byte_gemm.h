@@ -14,17 +14,16 @@
 
 #include "kernels/base/dtype.h"
 #include "kernels/gemm/cpu/panel_gemm.h"
+#include "kernels/gemm/fp8_gemm.h"
 
 namespace kpt::cpu {
-
-inline constexpr int64_t kScaleBlock = 128;  // rows of b, and k, that share a block's scale
 
 // One factor's scales: of the whole tensor (both steps 0), of its rows, or of blocks.
 struct ByteScale {
   const float* data = nullptr;
   int64_t rows_per_scale = 1;
   int64_t step = 0;        // elements from one scale to that of the next rows
-  int64_t block_step = 0;  // and to that of the next kScaleBlock of K
+  int64_t block_step = 0;  // and to that of the next kFp8Block of K
 
   float At(int64_t row, int64_t block) const {
     return data[row / rows_per_scale * step + block * block_step];

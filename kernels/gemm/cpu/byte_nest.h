@@ -118,7 +118,7 @@ class ByteNest {
         op_(g),
         share_(share),
         pieces_(g.k > 0 ? (g.k + kPiece - 1) / kPiece : 1),
-        slice_(g.block_scales() ? kScaleBlock : kPiece),
+        slice_(g.block_scales() ? kFp8Block : kPiece),
         sum_rows_(SumRows(g, share.row_end - share.row_begin)),
         columns_(reinterpret_cast<ColumnEnds*>(scratch)),
         rows_(reinterpret_cast<uint32_t*>(scratch + kRowsAt)),
@@ -171,7 +171,7 @@ class ByteNest {
         for (int64_t s = 0; s * slice_ < count || s == 0; ++s) {
           for (int64_t j = 0; j < kPanelGroup; ++j) {
             ends.scale[s][i * kPanelGroup + j] =
-                j < group.valid ? g_.b_scale.At(group.column + j, (k + s * slice_) / kScaleBlock)
+                j < group.valid ? g_.b_scale.At(group.column + j, (k + s * slice_) / kFp8Block)
                                 : 0.0f;
           }
         }
@@ -209,7 +209,7 @@ class ByteNest {
       for (int64_t i = 0; i < some; ++i) {
         op_.ConvertA(g_.a + (m0 + r + i) * g_.lda + k, count, rows_ + i * kRowStride);
         for (int64_t s = 0; s * slice_ < count || s == 0; ++s) {
-          row_scale[s][i] = g_.a_scale.At(m0 + r + i, (k + s * slice_) / kScaleBlock);
+          row_scale[s][i] = g_.a_scale.At(m0 + r + i, (k + s * slice_) / kFp8Block);
         }
       }
       PrefetchRows(m0 + r + some, Least(m0 + r + some + Op::kTileRows, m1), k, count);

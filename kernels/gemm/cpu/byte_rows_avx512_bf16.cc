@@ -33,7 +33,7 @@ struct Columns {
 template <int kRows>
 void Fp8Tile(const ByteGemm& g, const Fp8Bytes& bytes, const Columns& b, const uint32_t* a,
              float* sums) {
-  const int64_t slice = g.block_scales() ? kScaleBlock : kSlice;
+  const int64_t slice = g.block_scales() ? kFp8Block : kSlice;
   const int64_t a_step = g.m * 32;
   __m512 total[kRows][kTileColumns];
   for (int i = 0; i < kRows; ++i) {
@@ -62,10 +62,10 @@ void Fp8Tile(const ByteGemm& g, const Fp8Bytes& bytes, const Columns& b, const u
     }
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) {
-      const float row = g.a_scale.At(i, k0 / kScaleBlock);
+      const float row = g.a_scale.At(i, k0 / kFp8Block);
 #pragma GCC unroll 4
       for (int j = 0; j < kTileColumns; ++j) {
-        const float scale = row * g.b_scale.At(b.column[j], k0 / kScaleBlock);
+        const float scale = row * g.b_scale.At(b.column[j], k0 / kFp8Block);
         total[i][j] = _mm512_fmadd_ps(acc[i][j], _mm512_set1_ps(scale), total[i][j]);
       }
     }

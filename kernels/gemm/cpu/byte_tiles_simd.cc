@@ -231,6 +231,10 @@ struct FloatDot {
   static HWY_INLINE FloatVec Scaled(FloatVec v, FloatVec row, FloatVec column) {
     return hn::Mul(hn::Mul(v, column), row);
   }
+  // Said in full, not left to the compiler to contract or not.
+  static HWY_INLINE FloatVec Added(FloatVec v, FloatVec row, FloatVec column, FloatVec sum) {
+    return hn::MulAdd(hn::Mul(v, column), row, sum);
+  }
 };
 struct PairDot {
   using Tag = Int32Tag;
@@ -239,6 +243,9 @@ struct PairDot {
     return hn::Add(c, hn::WidenMulPairwiseAdd(Tag(), hn::BitCast(dw, a), hn::BitCast(dw, b)));
   }
   static HWY_INLINE Int32Vec Scaled(Int32Vec v, FloatVec, FloatVec) { return v; }
+  static HWY_INLINE Int32Vec Added(Int32Vec v, FloatVec, FloatVec, Int32Vec sum) {
+    return hn::Add(v, sum);
+  }
 };
 
 template <class Op, int kRows>
@@ -274,8 +281,10 @@ HWY_NOINLINE void MultiplyRows(int64_t depth, const uint32_t* a, int64_t lda, co
       for (int j = 0; j < kTileVecs; ++j) {
         const int64_t at = col + j * kLanes;
         Elem* to = reinterpret_cast<Elem*>(sums) + i * kPanelCols + at;
-        const auto v = Op::Scaled(acc[i][j], r, hn::Load(FloatTag(), column + at));
-        hn::Store(accumulate ? hn::Add(hn::Load(d, to), v) : v, d, to);
+        const auto c = hn::Load(FloatTag(), column + at);
+        hn::Store(
+            accumulate ? Op::Added(acc[i][j], r, c, hn::Load(d, to)) : Op::Scaled(acc[i][j], r, c),
+            d, to);
       }
     }
   }

@@ -10,15 +10,20 @@
 
 #include "gtest/gtest.h"
 #include "kernels/attention/attention_forward.h"
+#include "kernels/gemm/fp8_gemm.h"
+#include "kernels/gemm/int8_gemm.h"
 #include "kernels/gemm/linear_act.h"
 #include "kernels/gemm/pack_weight.h"
 #include "kernels/gemm/packed_linear.h"
 #include "tests/kernels/base/row_op_testing.h"
+#include "tests/kernels/gemm/byte_gemm_testing.h"
 
 namespace kpt::cpu {
 namespace {
 
 using testing_util::At;
+using testing_util::ByteMatrix;
+using testing_util::Scales;
 using testing_util::Tensor;
 
 constexpr DType kBf16 = DType::kBFloat16;
@@ -164,6 +169,53 @@ TEST_F(AmxKernels, PackedFp8) {
 }
 TEST_F(AmxKernels, PackedInt8Compute) {
   CheckPacked(PackFormat::kInt8, PackedCompute::kInt8, "amx_int8");
+}
+
+TEST_F(AmxKernels, Fp8Gemm) {
+  for (const Size& s : kSizes) {
+    for (const int rank : {0, 1, 2}) {
+      const ActivationKind kind = rank == 1 ? ActivationKind::kSwiglu : ActivationKind::kGelu;
+      const int64_t rows = IsGated(kind) ? 2 * s.n : s.n;
+      std::mt19937 random(static_cast<unsigned>(s.m + s.k));
+      ByteMatrix a(DType::kFloat8E4M3FN, s.m, s.k, 3), b(DType::kFloat8E5M2, rows, s.k, 1);
+      a.Fill(&random);
+      b.Fill(&random);
+      const Scales scale_a(rank, s.m, s.k, 1, &random), scale_b(rank, rows, s.k, 128, &random);
+      Tensor bias = Random(kBf16, 1, rows, 1.0f);
+      const Runner run = [&](const LaunchContext& ctx, Tensor* out) {
+        return Fp8Gemm(ctx, {out->view(), a.view(), b.view(), scale_a.view(), scale_b.view(),
+                             bias.row_view(), kind});
+      };
+      const double size = 0.02 * std::sqrt(static_cast<double>(s.k));
+      Compare(run, s.m <= 4 ? "avx512_bf16_rows" : "amx_bf16_tiles", s.m, s.n, 0x1p-6, size,
+              Text(s));
+    }
+  }
+}
+
+TEST_F(AmxKernels, Int8Gemm) {
+  for (const Size& s : kSizes) {
+    for (const bool asymmetric : {false, true}) {
+      std::mt19937 random(static_cast<unsigned>(s.m + s.k));
+      ByteMatrix a(DType::kInt8, s.m, s.k, 3), b(DType::kInt8, s.n, s.k, 1);
+      a.Fill(&random);
+      b.Fill(&random);
+      const Scales scale_a(1, s.m, s.k, 1, &random), scale_b(1, s.n, s.k, 1, &random);
+      std::vector<int32_t> zeros(static_cast<size_t>(s.m), 37);
+      TensorView zero_point;
+      zero_point.data = zeros.data();
+      zero_point.dtype = DType::kInt32;
+      zero_point.rank = asymmetric ? 1 : -1;
+      zero_point.shape[0] = s.m;
+      zero_point.strides[0] = 1;
+      const Runner run = [&](const LaunchContext& ctx, Tensor* out) {
+        return Int8Gemm(
+            ctx, {out->view(), a.view(), b.view(), scale_a.view(), scale_b.view(), {}, zero_point});
+      };
+      Compare(run, s.m <= 4 ? "avx512_vnni_rows" : "amx_int8_tiles", s.m, s.n, 0x1p-7, 1e-5,
+              Text(s));
+    }
+  }
 }
 
 // [batch, heads, seqlen, dim] over the rows of a matrix in that order.
