@@ -85,7 +85,12 @@ inline ByteGemm MakeByteGemm(const MutableTensorView& out, const TensorView& a, 
   return g;
 }
 
-inline bool IsFewRows(const LaunchContext&, const ByteGemm& g) { return g.m <= kMostByteRows; }
+// Whether dot products along the rows of b beat packing it (measured): the sums of a register's
+// lanes cost the same for any K, and scales that change every 128 of it more than they do in tiles.
+inline bool IsFewRows(const LaunchContext&, const ByteGemm& g) {
+  constexpr int64_t kFew = 4;
+  return g.m <= kFew || (g.m <= kMostByteRows && g.m <= g.k / 64 && !g.block_scales());
+}
 
 inline Status RunByteKernel(const char* op, bool (*kernel)(int, const ByteGemm&),
                             const LaunchContext& ctx, const ByteGemm& g) {

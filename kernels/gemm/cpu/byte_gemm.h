@@ -59,8 +59,8 @@ struct ByteGroup {
   int64_t valid;
 };
 
-// Rows of a that the "rows" kernels take (measured; beyond, packing b pays).
-inline constexpr int64_t kMostByteRows = 4;
+// Rows of a that the "rows" kernels have room for.
+inline constexpr int64_t kMostByteRows = 16;
 
 // All return false, having written nothing, when scratch memory could not be had.
 #define KPT_GEMM_DECLARE_BYTES(ns)                    \
