@@ -9,18 +9,16 @@ import torch
 
 from kernel_pytorch.ops.fp8_gemm_errors import ERROR_CASES
 from kernel_pytorch.ops.linears import ACTIVATIONS, GATES, linear
-from kernel_pytorch.ops.scaled_factors import (
-    BLOCK,
-    SCALE_RANKS,
-    blocks,
-    check_scale,
-    dequantized,
-    make_scale,
-    wide,
-)
+from kernel_pytorch.ops.quantization import FP8, scale_shape
+from kernel_pytorch.ops.scaled_factors import check_scale, dequantized, make_scale, wide
 from kernel_pytorch.ops.spec import FLOATS, Benchmark, Case, Cost, OpSpec, Out, cases
 
-_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+_A_KINDS = ("tensor", "row", "block1x128")
+_B_KINDS = ("tensor", "row", "block128x128")
+
+
+def _shapes(shape: Any, kinds: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    return [scale_shape(shape, kind) for kind in kinds]
 
 
 def _check(
@@ -32,10 +30,9 @@ def _check(
     activation: str,
     out_dtype: torch.dtype,
 ) -> None:
-    m, k, n = a.shape[0], a.shape[1], b.shape[0]
-    check_scale("fp8_gemm", "scale_a", scale_a, [(), (m,), (m, blocks(k))])
-    check_scale("fp8_gemm", "scale_b", scale_b, [(), (n,), (blocks(n), blocks(k))])
-    if activation in GATES and n % 2 != 0:
+    check_scale("fp8_gemm", "scale_a", scale_a, _shapes(a.shape, _A_KINDS))
+    check_scale("fp8_gemm", "scale_b", scale_b, _shapes(b.shape, _B_KINDS))
+    if activation in GATES and b.shape[0] % 2 != 0:
         raise ValueError(
             f"fp8_gemm: argument 'b' must have an even first dimension for activation "
             f"'{activation}', got shape {list(b.shape)}"
@@ -67,7 +64,7 @@ def _reference(
 ) -> torch.Tensor:
     dtype = wide(a, scale_a)
     x = dequantized(a, scale_a, dtype)
-    weight = dequantized(b, scale_b, dtype, rows_per_scale=BLOCK)
+    weight = dequantized(b, scale_b, dtype)
     result = linear(x, weight, None if bias is None else bias.to(dtype), activation)
     return result if dtype == torch.float64 else result.to(out_dtype)
 
@@ -98,15 +95,13 @@ def _build(
     options = {"activation": "none", "out_dtype": torch.bfloat16, **case.options}
     m, k = math.prod(case.lead), case.sizes["K"]
     n = case.sizes["N"] * (2 if options["activation"] in GATES else 1)
-    a_dtype = dtype if dtype in _FP8 else _FP8[0]
-    b_dtype = _FP8[(_FP8.index(a_dtype) + case.sizes["N"]) % 2]
+    a_dtype = dtype if dtype in FP8 else FP8[0]
+    b_dtype = FP8[(FP8.index(a_dtype) + case.sizes["N"]) % 2]
     # Normal numbers, some of them so small that their codes are subnormal.
     a = torch.randn(m, k, generator=generator).mul_(0.25).to(a_dtype)
     b = torch.randn(n, k, generator=generator).mul_(0.25).to(b_dtype)
-    a_shapes = ((), (m,), (m, blocks(k)))
-    b_shapes = ((), (n,), (blocks(n), blocks(k)))
-    scale_a = make_scale(a_shapes[case.sizes["A"] - 1], generator)
-    scale_b = make_scale(b_shapes[case.sizes["B"] - 1], generator)
+    scale_a = make_scale(_shapes(a.shape, _A_KINDS)[case.sizes["A"] - 1], generator)
+    scale_b = make_scale(_shapes(b.shape, _B_KINDS)[case.sizes["B"] - 1], generator)
     bias = torch.randn(n, generator=generator).mul_(1e-3) if "bias" in case.given else None
     if dtype == torch.float64:
         a, b, scale_a, scale_b = a.double(), b.double(), scale_a.double(), scale_b.double()
@@ -126,7 +121,7 @@ def _plain(
 ) -> tuple[Any, ...]:
     """The same layer in ``out_dtype`` throughout."""
     x = dequantized(a, scale_a, torch.float32).to(out_dtype)
-    weight = dequantized(b, scale_b, torch.float32, rows_per_scale=BLOCK).to(out_dtype)
+    weight = dequantized(b, scale_b, torch.float32).to(out_dtype)
     return x, weight, None if bias is None else bias.to(out_dtype), activation
 
 
@@ -141,7 +136,7 @@ def _scaled_mm(*args: torch.Tensor) -> torch.Tensor:
 
 
 def _row(m: int, granularity: str, activation: str = "none", peer: str = "F.linear") -> Benchmark:
-    rank = SCALE_RANKS.index(granularity) + 1
+    rank = ("tensor", "row", "block").index(granularity) + 1
     case = Case(
         sizes={"N": 4096, "K": 4096, "A": rank, "B": rank},
         options={"activation": activation},
@@ -171,9 +166,9 @@ FP8_GEMM = OpSpec(
         'str activation="none", ScalarType out_dtype=bfloat16) -> Tensor'
     ),
     dims={"a": "M K", "b": "N K", "bias": "N"},
-    dtypes=_FP8,
+    dtypes=FP8,
     arg_dtypes={
-        "b": _FP8,
+        "b": FP8,
         "scale_a": (torch.float32,),
         "scale_b": (torch.float32,),
         "bias": FLOATS,
@@ -239,7 +234,7 @@ Codes are decoded exactly; products are summed in float32, with block scales ane
 and the result is rounded once. NaN and infinities (E5M2) come out as from the dequantized factors.
 
 Within a native variant a row of the result depends neither on the number of threads nor on the
-other rows; the variant for few rows (at most 4) sums in another order than the others. The result
+other rows; the variant for few rows (at most 16) sums in another order than the others. The result
 carries no gradient: its factors are codes.
 """,
 )
