@@ -181,6 +181,15 @@ KPT_SIMD_INLINE void StoreBoth(FloatVec a, FloatVec b, T* p) {
   StorePair<kStream>(a, b, p);
 }
 
+// Asks for n elements from p on, to arrive in the second-level cache. What a compute-bound pass
+// over one row asks for, the first pass over the next need not wait for: the hardware's own
+// prefetching stops where a row has been read.
+template <class T>
+KPT_SIMD_INLINE void PrefetchRow(const T* p, int64_t n) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < n; i += kLine) __builtin_prefetch(p + i, 0, 2);
+}
+
 // Elements before p + i is aligned for streaming stores, at most n.
 template <class T>
 KPT_SIMD_INLINE int64_t StreamPrefix(const T* p, int64_t n) {

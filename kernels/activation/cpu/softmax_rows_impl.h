@@ -73,9 +73,9 @@ struct Exponential {
   }
 };
 
-// Sum of e(x); with kKeepIt also writes them.
-template <bool kKeepIt, bool kNegative, class S, class E>
-float SumOf(const S* x, int64_t n, const E& e, float* keep) {
+// Sum of e(x); with kKeepIt also writes them. Prefetches as much from `next` when given.
+template <bool kKeepIt, bool kNegative, class S, class E, class T>
+float SumOf(const S* x, int64_t n, const E& e, float* keep, const T* next) {
   const FloatTag df;
   FloatVec s0 = hn::Zero(df), s1 = s0, s2 = s0, s3 = s0;
   const auto take = [&](int64_t i) HWY_ATTR {
@@ -87,6 +87,7 @@ float SumOf(const S* x, int64_t n, const E& e, float* keep) {
   };
   int64_t i = 0;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    if (next != nullptr) PrefetchRow(next + i, 4 * kLanes);
     s0 = hn::Add(s0, take(i));
     s1 = hn::Add(s1, take(i + kLanes));
     s2 = hn::Add(s2, take(i + 2 * kLanes));
@@ -116,14 +117,19 @@ void Rows(const SoftmaxJob& job, int64_t begin, int64_t end) {
     RowOffsets(job.plan, row, at);
     T* out = static_cast<T*>(job.out) + at[SoftmaxJob::kOut];
     const T* x = static_cast<const T*>(job.x) + at[SoftmaxJob::kX];
+    const T* next = nullptr;
+    if (kStream && row + 1 < end) {
+      RowOffsets(job.plan, row + 1, at);
+      next = static_cast<const T*>(job.x) + at[SoftmaxJob::kX];
+    }
     if (n <= kKeep) {
       const float most = Largest<kNegative, !kFloat>(x, n, keep);
       const Exponential<kNegative, kFast> e(scale, most);
       float sum;
       if constexpr (kFloat) {
-        sum = SumOf<true, kNegative>(x, n, e, keep);
+        sum = SumOf<true, kNegative>(x, n, e, keep, next);
       } else {
-        sum = SumOf<true, false>(keep, n, e, keep);
+        sum = SumOf<true, false>(keep, n, e, keep, next);
       }
       const FloatVec inverse = Set(1.0f / sum);
       MapRow<kStream>([=](FloatVec v) HWY_ATTR { return hn::Mul(v, inverse); }, n, out, keep);
@@ -131,7 +137,7 @@ void Rows(const SoftmaxJob& job, int64_t begin, int64_t end) {
     }
     const float most = Largest<kNegative, false>(x, n, nullptr);
     const Exponential<kNegative, kFast> e(scale, most);
-    const FloatVec inverse = Set(1.0f / SumOf<false, kNegative>(x, n, e, nullptr));
+    const FloatVec inverse = Set(1.0f / SumOf<false, kNegative>(x, n, e, nullptr, next));
     MapRow<kStream>(
         [=](FloatVec v) HWY_ATTR {
           if constexpr (kNegative) v = hn::Neg(v);

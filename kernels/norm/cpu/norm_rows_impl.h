@@ -128,13 +128,15 @@ struct Statistics {
   float offset;  // what is left of the mean, times -rstd
 };
 
-// y[i] = f(x[i], weight[i], bias[i]); the parameters in the order of LoadBoth.
+// y[i] = f(x[i], weight[i], bias[i]); the parameters in the order of LoadBoth. Prefetches what lies
+// `ahead` elements further, unless that is 0.
 template <bool kStream, class T, class F>
-void MapWithParams(const F& f, int64_t n, const T* x, const float* weight, const float* bias,
-                   T* y) {
+void MapWithParams(const F& f, int64_t n, const T* x, const float* weight, const float* bias, T* y,
+                   int64_t ahead) {
   int64_t i = 0;
   for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
     FloatVec a, b;
+    if (ahead != 0) PrefetchRow(x + i + ahead, 2 * kLanes);
     LoadBoth(x + i, &a, &b);
     a = f(a, Load(weight + i), Load(bias + i));
     b = f(b, Load(weight + i + kLanes), Load(bias + i + kLanes));
@@ -148,7 +150,7 @@ void MapWithParams(const F& f, int64_t n, const T* x, const float* weight, const
 
 template <bool kMean, bool kStream, class T>
 void NormalizeTo(const T* x, int64_t n, const Statistics& s, const float* weight, const float* bias,
-                 T* y) {
+                 T* y, int64_t ahead) {
   const FloatTag df;
   const FloatVec rstd = hn::Set(df, s.rstd);
   if constexpr (kMean) {
@@ -157,22 +159,24 @@ void NormalizeTo(const T* x, int64_t n, const Statistics& s, const float* weight
     const auto normalize = [=](FloatVec v, FloatVec w, FloatVec b) HWY_ATTR {
       return hn::MulAdd(hn::MulAdd(hn::Sub(v, shift), rstd, offset), w, b);
     };
-    MapWithParams<kStream>(normalize, n, x, weight, bias, y);
+    MapWithParams<kStream>(normalize, n, x, weight, bias, y, ahead);
   } else {
     const auto normalize = [=](FloatVec v, FloatVec w, FloatVec)
                                HWY_ATTR { return hn::Mul(hn::Mul(v, rstd), w); };
-    MapWithParams<kStream>(normalize, n, x, weight, /*bias (unused)=*/weight, y);
+    MapWithParams<kStream>(normalize, n, x, weight, /*bias (unused)=*/weight, y, ahead);
   }
 }
 
 template <bool kMean, bool kStream, class T>
 void Normalize(const T* x, int64_t n, const Statistics& s, const float* weight, const float* bias,
-               T* y) {
+               T* y, int64_t ahead) {
   if constexpr (kStream) {
     // The order of the parameters ties the vectors to the row's start.
-    if (StreamPrefix(y, n) == 0) return NormalizeTo<kMean, true>(x, n, s, weight, bias, y);
+    if (StreamPrefix(y, n) == 0) {
+      return NormalizeTo<kMean, true>(x, n, s, weight, bias, y, ahead);
+    }
   }
-  NormalizeTo<kMean, false>(x, n, s, weight, bias, y);
+  NormalizeTo<kMean, false>(x, n, s, weight, bias, y, ahead);
 }
 
 // 1 / sqrt(variance + eps) and the rest of the mean, from sums around `shift`.
@@ -247,11 +251,16 @@ void Rows(const NormJob& job, int64_t begin, int64_t end) {
       source.sum = static_cast<T*>(job.sum) + at[NormJob::kSum];
       stored = source.sum;
     }
+    int64_t ahead = 0;
+    if (kStream && row + 1 < end) {
+      RowOffsets(job.plan, row + 1, at);
+      ahead = static_cast<const T*>(job.x) + at[NormJob::kX] - stored;
+    }
     const Statistics s = StatisticsOf<kMean>(source, stored, n, job.eps);
     for (int64_t c = 0; c < n; c += kPiece) {
       const int64_t m = n - c < kPiece ? n - c : kPiece;
       if (!fits) params.Load<T>(job, c, m);
-      Normalize<kMean, kStream>(stored + c, m, s, params.weight, params.bias, y + c);
+      Normalize<kMean, kStream>(stored + c, m, s, params.weight, params.bias, y + c, ahead);
     }
   }
 }
