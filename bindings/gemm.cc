@@ -8,6 +8,7 @@
 #include "kernels/gemm/fp8_gemm.h"
 #include "kernels/gemm/int8_gemm.h"
 #include "kernels/gemm/linear_act.h"
+#include "kernels/gemm/linear_act_backward.h"
 #include "kernels/gemm/pack_weight.h"
 #include "kernels/gemm/packed_linear.h"
 
@@ -54,6 +55,28 @@ void BindGemm(nb::module_& m) {
       },
       nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("bias").none(),
       nb::arg("activation"));
+
+  AddVariants("linear_act_backward", cpu::LinearActBackwardVariants());
+  m.def(
+      "linear_act_backward",
+      [](nb::handle grad_x, nb::handle grad_weight, nb::handle grad_bias, nb::handle grad_out,
+         nb::handle x, nb::handle weight, nb::handle bias, const char* activation, bool want_x,
+         bool want_weight, bool want_bias) {
+        Call call("linear_act_backward");
+        cpu::LinearActBackwardArgs args;
+        args.grad_out = call.Input("grad_out", grad_out);
+        args.x = call.Input("x", x);
+        args.weight = call.Input("weight", weight);
+        args.bias = call.OptionalInput("bias", bias);
+        args.activation = call.Activation("activation", activation);
+        if (want_x) args.grad_x = call.Output("grad_x", grad_x);
+        if (want_weight) args.grad_weight = call.Output("grad_weight", grad_weight);
+        if (want_bias && args.bias.present()) args.grad_bias = call.Output("grad_bias", grad_bias);
+        return call.Run(cpu::LinearActBackward, args);
+      },
+      nb::arg("grad_x"), nb::arg("grad_weight"), nb::arg("grad_bias"), nb::arg("grad_out"),
+      nb::arg("x"), nb::arg("weight"), nb::arg("bias").none(), nb::arg("activation"),
+      nb::arg("want_x"), nb::arg("want_weight"), nb::arg("want_bias"));
 
   AddVariants("pack_weight", cpu::PackWeightVariants());
   m.def(

@@ -15,6 +15,23 @@ struct Buffer {
   ~Buffer() { std::free(data); }
 };
 
+size_t AlignmentOf(size_t bytes) { return bytes >= kHugePage ? kHugePage : 64; }
+
+size_t RoundUp(size_t bytes) {
+  const size_t align = AlignmentOf(bytes);
+  return bytes > 0 ? (bytes + align - 1) / align * align : align;
+}
+
+// RoundUp(bytes) bytes, or nullptr.
+void* Allocate(size_t bytes) {
+  const size_t rounded = RoundUp(bytes);
+  void* data = std::aligned_alloc(AlignmentOf(bytes), rounded);
+#if defined(MADV_HUGEPAGE)
+  if (data != nullptr && rounded >= kHugePage) madvise(data, rounded, MADV_HUGEPAGE);
+#endif
+  return data;
+}
+
 }  // namespace
 
 void* Scratch(int slot, size_t bytes) {
@@ -22,15 +39,13 @@ void* Scratch(int slot, size_t bytes) {
   thread_local Buffer buffers[kScratchSlots];
   Buffer& b = buffers[slot];
   if (b.bytes >= bytes && b.data != nullptr) return b.data;
-  const size_t align = bytes >= kHugePage ? kHugePage : 64;
-  const size_t rounded = (bytes + align - 1) / align * align;
   std::free(b.data);
-  b.data = std::aligned_alloc(align, rounded > 0 ? rounded : align);
-  b.bytes = b.data != nullptr ? rounded : 0;
-#if defined(MADV_HUGEPAGE)
-  if (b.data != nullptr && rounded >= kHugePage) madvise(b.data, rounded, MADV_HUGEPAGE);
-#endif
+  b.data = Allocate(bytes);
+  b.bytes = b.data != nullptr ? RoundUp(bytes) : 0;
   return b.data;
 }
+
+Temporary::Temporary(size_t bytes) : data_(Allocate(bytes)) {}
+Temporary::~Temporary() { std::free(data_); }
 
 }  // namespace kpt

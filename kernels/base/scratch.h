@@ -19,6 +19,21 @@ T* ScratchAs(int slot, size_t count) {
   return static_cast<T*>(Scratch(slot, count * sizeof(T)));
 }
 
+// Memory for the length of one call, for what is too large to be kept: as Scratch, but freed.
+// data() is nullptr when there is none.
+class Temporary {
+ public:
+  explicit Temporary(size_t bytes);
+  ~Temporary();
+  Temporary(const Temporary&) = delete;
+  Temporary& operator=(const Temporary&) = delete;
+
+  void* data() const { return data_; }
+
+ private:
+  void* data_;
+};
+
 }  // namespace kpt
 
 #endif  // KPT_KERNELS_BASE_SCRATCH_H_

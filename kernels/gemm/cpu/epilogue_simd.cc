@@ -1,4 +1,4 @@
-// EmitRows: from sums to y. Compiled once per portable instruction set.
+// EmitRows: from sums to y, or to the gradient of t. Compiled once per portable instruction set.
 #include "kernels/base/simd_io.h"
 #include "kernels/base/simd_math.h"
 #include "kernels/gemm/cpu/panel_gemm.h"
@@ -43,6 +43,15 @@ inline void StoreWhole(FloatVec v, float* p) { hn::StoreU(v, FloatTag(), p); }
 inline void StoreWhole(FloatVec v, Half* p) { hn::StoreU(Narrow(v, p), HalfTag(), p); }
 inline void StoreWhole(FloatVec v, BFloat16* p) { hn::StoreU(Narrow(v, p), BFloat16Tag(), p); }
 
+template <class T>
+void StoreSome(FloatVec v, T* to, int64_t count) {
+  if (count == kLanes) {
+    StoreWhole(v, to);
+  } else {
+    StoreN(v, to, count);
+  }
+}
+
 template <ActivationKind kKind, bool kGated, class T>
 void EmitAs(const Epilogue& e, const float* sums, const float* up, int64_t ld, int64_t m0,
             int64_t rows, int64_t n0, int64_t cols) {
@@ -78,11 +87,53 @@ void EmitAs(const Epilogue& e, const float* sums, const float* up, int64_t ld, i
     for (int64_t r = 0; r < rows; ++r) {
       FloatVec v = Activate<kKind, kFast>(a.Apply(Load(sums + r * ld + j)));
       if constexpr (kGated) v = hn::Mul(v, u.Apply(Load(up + r * ld + j)));
-      T* to = y + r * e.ldy + j;
-      if (count == kLanes) {
-        StoreWhole(v, to);
+      StoreSome(v, y + r * e.ldy + j, count);
+    }
+  }
+}
+
+FloatVec LoadGrad(const Epilogue& e, int64_t at, int64_t count) {
+  switch (e.y_dtype) {
+    case DType::kFloat16:
+      return LoadSome<Half>(e.grad, at, count);
+    case DType::kBFloat16:
+      return LoadSome<BFloat16>(e.grad, at, count);
+    default:
+      return LoadSome<float>(e.grad, at, count);
+  }
+}
+
+void StoreY(const Epilogue& e, FloatVec v, int64_t at, int64_t count) {
+  switch (e.y_dtype) {
+    case DType::kFloat16:
+      return StoreSome(v, static_cast<Half*>(e.y) + at, count);
+    case DType::kBFloat16:
+      return StoreSome(v, static_cast<BFloat16*>(e.y) + at, count);
+    default:
+      return StoreSome(v, static_cast<float*>(e.y) + at, count);
+  }
+}
+
+// The gradient of t. One instantiation serves all dtypes, with the exact activations: beside the
+// three products of a gradient this is little work.
+template <ActivationKind kKind, bool kGated>
+void EmitGrad(const Epilogue& e, const float* sums, const float* up, int64_t ld, int64_t m0,
+              int64_t rows, int64_t n0, int64_t cols) {
+  for (int64_t j = 0; j < cols; j += kLanes) {
+    const int64_t count = cols - j < kLanes ? cols - j : kLanes;
+    const Affine a = GetAffine(e, n0 + j, count);
+    Affine u = a;
+    if constexpr (kGated) u = GetAffine(e, e.n + n0 + j, count);
+    for (int64_t r = 0; r < rows; ++r) {
+      const FloatVec grad = LoadGrad(e, (m0 + r) * e.ldgrad + n0 + j, count);
+      const FloatVec t = a.Apply(Load(sums + r * ld + j));
+      const int64_t at = (m0 + r) * e.ldy + n0 + j;
+      if constexpr (kGated) {
+        const FloatVec v = u.Apply(Load(up + r * ld + j));
+        StoreY(e, Backpropagate<kKind, false>(hn::Mul(grad, v), t), at, count);
+        StoreY(e, hn::Mul(grad, Activate<kKind, false>(t)), at + e.n, count);
       } else {
-        StoreN(v, to, count);
+        StoreY(e, Backpropagate<kKind, false>(grad, t), at, count);
       }
     }
   }
@@ -91,6 +142,9 @@ void EmitAs(const Epilogue& e, const float* sums, const float* up, int64_t ld, i
 template <ActivationKind kKind, bool kGated>
 void EmitKind(const Epilogue& e, const float* sums, const float* up, int64_t ld, int64_t m0,
               int64_t rows, int64_t n0, int64_t cols) {
+  if constexpr (kKind != ActivationKind::kNone) {
+    if (e.grad != nullptr) return EmitGrad<kKind, kGated>(e, sums, up, ld, m0, rows, n0, cols);
+  }
   switch (e.y_dtype) {
     case DType::kFloat16:
       EmitAs<kKind, kGated, Half>(e, sums, up, ld, m0, rows, n0, cols);

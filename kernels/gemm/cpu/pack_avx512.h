@@ -92,6 +92,36 @@ template <class Load, class Store>
   _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1)));
 }
 
+// Packs `k` rows of `valid` (at most 64) 16-bit values, `stride` bytes apart: values of rows 2 d
+// and 2 d + 1 become dword d of their column, at dst[d * ld + column], for d < depth. Rows from k
+// on, and columns up to a multiple of 16, count as zeros.
+[[maybe_unused]] inline void PackRowPairs(const char* rows, int64_t stride, int64_t valid,
+                                          int64_t k, int64_t depth, uint32_t* dst, int64_t ld) {
+  constexpr int64_t kAhead = 8;  // dword rows: each row of the source lies in a page of its own
+  const __m512i interleave =
+      _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
+                       37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  for (int64_t d = 0; d < depth; ++d) {
+    const char* even = rows + 2 * d * stride;
+    const char* odd = even + stride;
+    const bool has_even = 2 * d < k;
+    const bool has_odd = 2 * d + 1 < k;
+    for (int64_t b = 0; b < valid * 2; b += 64) {
+      _mm_prefetch(even + 2 * kAhead * stride + b, _MM_HINT_T0);
+      _mm_prefetch(odd + 2 * kAhead * stride + b, _MM_HINT_T0);
+    }
+    for (int64_t j = 0; j < valid; j += 16) {
+      const int64_t left = valid - j;
+      const __mmask16 mask = left >= 16 ? __mmask16{0xffff} : __mmask16((1u << left) - 1);
+      const __m256i lo = _mm256_maskz_loadu_epi16(has_even ? mask : __mmask16{0}, even + j * 2);
+      const __m256i hi = _mm256_maskz_loadu_epi16(has_odd ? mask : __mmask16{0}, odd + j * 2);
+      _mm512_store_si512(dst + d * ld + j,
+                         _mm512_permutex2var_epi16(_mm512_castsi256_si512(lo), interleave,
+                                                   _mm512_castsi256_si512(hi)));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace kpt::cpu
 

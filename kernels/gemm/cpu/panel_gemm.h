@@ -31,6 +31,10 @@ struct Epilogue {
   DType bias_dtype = DType::kFloat32;
   const float* scale = nullptr;  // dense, one per column of the product; may be null
   ActivationKind activation = ActivationKind::kNone;
+  // Given: y is the gradient of t instead, from grad, that of the layer's output ([m, n], dtype of
+  // y). There is one column of y per column of the product then.
+  const void* grad = nullptr;
+  int64_t ldgrad = 0;
 };
 
 struct PanelGemm {
@@ -42,6 +46,9 @@ struct PanelGemm {
   // The weight, as stored ([n or 2 n, k], dense rows, dtype of x) or packed; the other is null.
   const void* weight = nullptr;
   int64_t ldw = 0;
+  // The stored weight is [k, n], ldw between values of k, instead: a product with its transpose.
+  // Not for gated activations, and not in the kernels for small M.
+  bool weight_transposed = false;
   const uint32_t* panels = nullptr;  // float panels for FloatGemm, bf16 panels for Bf16Gemm
   Epilogue epilogue;
 
@@ -50,14 +57,19 @@ struct PanelGemm {
   int64_t columns() const { return gated() ? 2 * epilogue.n : epilogue.n; }
 };
 
-// How many of `num_threads` are worth waking: each should have some microseconds of work, which is
-// m k columns products, and reading the weight, which costs about as much as 8 rows of them.
-inline int UsefulThreads(int num_threads, int64_t m, int64_t k, int64_t columns) {
+// How many of `num_threads` are worth waking for this many products: each should have some
+// microseconds of work.
+inline int UsefulThreads(int num_threads, double products) {
   constexpr double kProducts = 1 << 20;
-  const double work =
-      static_cast<double>(m + 8) * static_cast<double>(k) * static_cast<double>(columns);
-  const double most = 1 + work / kProducts;
+  const double most = 1 + products / kProducts;
   return most < num_threads ? static_cast<int>(most) : num_threads;
+}
+
+// The same for m k columns products, and reading the weight, which costs about as much as 8 rows
+// of them.
+inline int UsefulThreads(int num_threads, int64_t m, int64_t k, int64_t columns) {
+  return UsefulThreads(num_threads, static_cast<double>(m + 8) * static_cast<double>(k) *
+                                        static_cast<double>(columns));
 }
 
 // Every function returns false, having written nothing, when scratch memory could not be had.

@@ -43,12 +43,14 @@ struct Side {
   int64_t stride = 0;  // bytes
   int64_t rows = 0;    // features or rows of x; of a gated weight, half of its rows
   bool paired = false;
+  bool transposed = false;  // stored [k, rows]; only to be packed, and not paired
 
   int64_t tiles() const { return CeilDiv(rows, kTile) * (paired ? 2 : 1); }
   int64_t FirstRow(int64_t tile) const {  // within one half
     return (paired ? tile / 2 : tile) * kTile;
   }
   const char* Data(int64_t tile) const {
+    if (transposed) return data + FirstRow(tile) * 2;
     const int64_t row = FirstRow(tile) + (paired && tile % 2 != 0 ? rows : 0);
     return data + row * stride;
   }
@@ -354,6 +356,11 @@ Columns GetColumns(const Plan& p, int64_t begin, int64_t end, const Chunk& k, co
           p.packed + (GroupOffset(column, total * kTile) + k.begin * kTile * kPanelCols) * 4;
     } else if (p.packed != nullptr) {
       w.groups[t - begin] = p.packed + (t * total + k.begin) * kTileBytes;
+    } else if (p.cols.transposed) {
+      const int64_t first = k.begin * kStepBytes / 2;  // in k
+      PackRowPairs(p.cols.Data(t) + first * p.cols.stride, p.cols.stride, p.cols.Valid(t),
+                   p.k_bytes / 2 - first, steps * kTile, reinterpret_cast<uint32_t*>(mine), kTile);
+      w.groups[t - begin] = mine;
     } else {
       PackGroup(p.cols.Data(t) + k.begin * kStepBytes, p.cols.stride, p.cols.Valid(t),
                 p.k_bytes - k.begin * kStepBytes, steps * kTile, reinterpret_cast<uint32_t*>(mine),
@@ -495,10 +502,11 @@ void PackColumns(int num_threads, const Plan& p, char* packed) {
 
 bool Bf16Gemm(int num_threads, const PanelGemm& g) {
   if (g.m == 0 || g.epilogue.n == 0) return true;
-  const Side x = {static_cast<const char*>(g.x), g.ldx * 2, g.m, false};
-  const Side weight = {static_cast<const char*>(g.weight), g.ldw * 2, g.epilogue.n, g.gated()};
+  const Side x = {static_cast<const char*>(g.x), g.ldx * 2, g.m, false, false};
+  const Side weight = {static_cast<const char*>(g.weight), g.ldw * 2, g.epilogue.n, g.gated(),
+                       g.weight_transposed};
   Plan p = {};
-  p.swapped = g.panels == nullptr && g.m <= weight.tiles() * kTile;
+  p.swapped = g.panels == nullptr && !g.weight_transposed && g.m <= weight.tiles() * kTile;
   p.rows = p.swapped ? weight : x;
   p.cols = p.swapped ? x : weight;
   p.k_bytes = g.k * 2;

@@ -98,6 +98,13 @@ struct Bf16Tile {
     const char* rows = static_cast<const char*>(g.weight) + column * g.ldw * 2 + begin * 4;
     PackGroup(rows, g.ldw * 2, valid, g.k * 2 - begin * 4, (count + 15) / 16 * 16, to, kPanelCols);
   }
+
+  // The same of 64 columns of a weight stored [k, n].
+  static void PackTransposed(const PanelGemm& g, int64_t column, int64_t valid, int64_t begin,
+                             int64_t count, uint32_t* to) {
+    const char* rows = static_cast<const char*>(g.weight) + (2 * begin * g.ldw + column) * 2;
+    PackRowPairs(rows, g.ldw * 2, valid, g.k - 2 * begin, count, to, kPanelCols);
+  }
 };
 
 struct Bf16Dot {

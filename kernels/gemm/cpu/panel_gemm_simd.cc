@@ -181,6 +181,25 @@ void PackWeight(const PanelGemm& g, int64_t column, int64_t valid, int64_t begin
   PackAs(static_cast<const T*>(g.weight) + column * g.ldw + begin, g.ldw, valid, count, to);
 }
 
+// The same of a weight stored [k, n]: its rows are panel rows already.
+template <class T>
+void PackTransposedAs(const PanelGemm& g, int64_t column, int64_t valid, int64_t begin,
+                      int64_t count, uint32_t* to) {
+  constexpr int64_t kAhead = 8;  // rows: each lies in a page of its own
+  const T* rows = static_cast<const T*>(g.weight) + begin * g.ldw + column;
+  float* out = reinterpret_cast<float*>(to);
+  for (int64_t k = 0; k < count; ++k) {
+    const T* p = rows + k * g.ldw;
+    for (int64_t b = 0; b < valid * static_cast<int64_t>(sizeof(T)); b += 64) {
+      __builtin_prefetch(reinterpret_cast<const char*>(p + kAhead * g.ldw) + b);
+    }
+    int64_t j = 0;
+    for (; j + kLanes <= valid; j += kLanes) hn::Store(Load(p + j), FloatTag(), out + j);
+    if (j < valid) hn::Store(LoadN(p + j, valid - j), FloatTag(), out + j);
+    out += kPanelCols;
+  }
+}
+
 // For a few rows other libraries run a dot product in many partial sums. Short slices are as exact,
 // and with so few rows the weight's way from memory hides what they cost.
 constexpr int64_t kFewRows = 3;
@@ -223,6 +242,18 @@ struct FloatTile {
         return PackWeight<BFloat16>(g, column, valid, begin, count, to);
       default:
         return PackWeight<float>(g, column, valid, begin, count, to);
+    }
+  }
+
+  static void PackTransposed(const PanelGemm& g, int64_t column, int64_t valid, int64_t begin,
+                             int64_t count, uint32_t* to) {
+    switch (g.x_dtype) {
+      case DType::kFloat16:
+        return PackTransposedAs<Half>(g, column, valid, begin, count, to);
+      case DType::kBFloat16:
+        return PackTransposedAs<BFloat16>(g, column, valid, begin, count, to);
+      default:
+        return PackTransposedAs<float>(g, column, valid, begin, count, to);
     }
   }
 };
@@ -312,6 +343,10 @@ bool ConvertingGemm(int num_threads, const PanelGemm& g) {
     PanelGemm part = g;
     part.epilogue.y =
         static_cast<char*>(g.epilogue.y) + m * g.epilogue.ldy * ItemSize(g.epilogue.y_dtype);
+    if (g.epilogue.grad != nullptr) {
+      part.epilogue.grad = static_cast<const char*>(g.epilogue.grad) +
+                           m * g.epilogue.ldgrad * ItemSize(g.epilogue.y_dtype);
+    }
     // Decided by all rows of the call: a row's sums do not depend on the pass it falls into.
     if (!RunFloatTiles(num_threads, part, rows, count)) return false;
   }

@@ -101,6 +101,7 @@ class NestColumns {
 
   // Points groups[i] at the rows of group i over the chunk (leading dimension kPanelCols).
   void Get(int64_t unit, const NestChunk& k, uint32_t* buffer, const uint32_t** groups) const {
+    if (g_.weight_transposed) return GetTransposed(unit, k, buffer, groups);
     for (int64_t i = 0; i < kNestGroups; ++i) {
       const int64_t pair = g_.gated() ? i / 2 : i;
       const int64_t feature = unit * features() + pair * kPanelGroup;
@@ -122,8 +123,11 @@ class NestColumns {
     }
   }
 
-  // The bytes that the unit will read, to be prefetched; of a gated weight the gate half.
+  // The bytes that the unit will read, to be prefetched; of a gated weight the gate half, of a
+  // transposed one none (its rows are short and far apart: packing prefetches them itself).
   const char* Source(int64_t unit, int64_t* bytes) const {
+    *bytes = 0;
+    if (g_.weight_transposed) return nullptr;
     const int64_t column = unit * features();
     if (g_.panels != nullptr) {
       *bytes = PanelDwords(depth_) * 4;
@@ -135,6 +139,18 @@ class NestColumns {
   }
 
  private:
+  void GetTransposed(int64_t unit, const NestChunk& k, uint32_t* buffer,
+                     const uint32_t** groups) const {
+    const int64_t column = unit * kPanelCols;
+    const int64_t left = g_.epilogue.n - column;
+    const int64_t valid = left < kPanelCols ? left : kPanelCols;
+    Tile::PackTransposed(g_, column, valid, k.begin, k.count, buffer);
+    for (int64_t i = 0; i < kNestGroups; ++i) {
+      // Any readable rows do for a group of no columns: nothing of them is kept.
+      groups[i] = buffer + (i * kPanelGroup < valid ? i * kPanelGroup : 0);
+    }
+  }
+
   // The up half of a gated weight may start within a group.
   void CopyColumns(int64_t column, int64_t valid, const NestChunk& k, uint32_t* to) const {
     for (int64_t j = 0; j < kPanelGroup; ++j) {
@@ -180,7 +196,7 @@ void RunNest(const PanelGemm& g, const NestRows& x, const NestColumns<Tile>& col
     if (u + 1 < u1 && ticks > 0) {
       int64_t bytes = 0;
       prefetch.at = columns.Source(u + 1, &bytes);
-      prefetch.step = bytes / ticks + 1;
+      prefetch.step = bytes > 0 ? bytes / ticks + 1 : 0;
     }
     for (int64_t i = 0; i < chunks; ++i) {
       const NestChunk k = GetNestChunk(x, i);

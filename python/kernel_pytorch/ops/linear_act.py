@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 
 from kernel_pytorch.ops.activations import wide
-from kernel_pytorch.ops.linears import ACTIVATIONS, GATES, linear
+from kernel_pytorch.ops.linears import (
+    ACTIVATIONS,
+    check_layer,
+    layer_inputs,
+    linear,
+    output_features,
+)
 from kernel_pytorch.ops.spec import Benchmark, Case, Cost, ErrorCase, OpSpec, Out, cases
 
 
 def _check(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
 ) -> None:
-    if activation in GATES and weight.shape[0] % 2 != 0:
-        raise ValueError(
-            f"linear_act: argument 'weight' must have an even first dimension [2 N, K] for "
-            f"activation '{activation}', got shape {list(weight.shape)}"
-        )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(
-            f"linear_act: argument 'bias' must have shape [{weight.shape[0]}] like the rows of "
-            f"'weight', got shape {list(bias.shape)}"
-        )
+    check_layer("linear_act", weight, bias, activation)
 
 
 def _infer(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
 ) -> Out:
-    shape = list(x.shape)
-    shape[-1] = weight.shape[0] // 2 if activation in GATES else weight.shape[0]
-    return Out(shape, x.dtype)
+    return Out([*x.shape[:-1], output_features(weight, activation)], x.dtype)
 
 
 def _reference(
@@ -51,7 +47,7 @@ def _cost(
     activation: str = "none",
 ) -> Cost:
     rows = x.numel() // max(1, x.shape[-1])
-    features = weight.shape[0] // (2 if activation in GATES else 1)
+    features = output_features(weight, activation)
     return Cost(
         flops=2.0 * rows * weight.numel(),
         read_bytes=x.nbytes + weight.nbytes,
@@ -63,18 +59,21 @@ def _cost(
 def _build(
     case: Case, dtype: torch.dtype, generator: torch.Generator
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Weights scaled as they are initialised, so that outputs are of order one."""
-    activation = case.options.get("activation", "none")
-    k = case.sizes["K"]
-    rows = case.sizes["N"] * (2 if activation in GATES else 1)
+    return list(layer_inputs(case, dtype, generator)), {}
 
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
 
-    x = normal(*case.lead, k).to(dtype)
-    weight = (normal(rows, k) / max(1, k) ** 0.5).to(dtype)
-    bias = normal(rows).to(dtype) if "bias" in case.given else None
-    return [x, weight, bias, activation], {}
+def _backward(
+    grads: tuple[Any, ...],
+    inputs: Mapping[str, Any],
+    outputs: tuple[Any, ...],
+    needed: Collection[str],
+) -> dict[str, Any]:
+    wanted = ("x", "weight", "bias")
+    arguments = (inputs["x"], inputs["weight"], inputs["bias"], inputs["activation"])
+    found = torch.ops.kpt.linear_act_backward(
+        grads[0], *arguments, *(name in needed for name in wanted)
+    )
+    return {name: g for name, g in zip(wanted, found) if name in needed}
 
 
 _SIZES = (
@@ -105,6 +104,9 @@ LINEAR_ACT = OpSpec(
     infer=_infer,
     reference=_reference,
     eager=linear,
+    backward="linear_act_backward",
+    backward_call=_backward,
+    saved=("x", "weight", "bias"),
     autocast=True,
     cost=_cost,
     build_inputs=_build,
@@ -285,5 +287,7 @@ NaN and infinities come out as from the separate operators in float64.
 Within a native variant a row of the result depends neither on the number of threads nor on the
 other rows. Variants for few rows sum in another order than those for many, so below AMX the last
 bits may change with the number of rows; with AMX in bfloat16 they do not.
+
+The gradient is `linear_act_backward`.
 """,
 )
