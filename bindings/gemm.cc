@@ -7,6 +7,8 @@
 #include "bindings/families.h"
 #include "kernels/gemm/fp8_gemm.h"
 #include "kernels/gemm/int8_gemm.h"
+#include "kernels/gemm/grouped_gemm.h"
+#include "kernels/gemm/grouped_gemm_backward.h"
 #include "kernels/gemm/linear_act.h"
 #include "kernels/gemm/linear_act_backward.h"
 #include "kernels/gemm/pack_weight.h"
@@ -40,6 +42,38 @@ PackedCompute ComputeOf(const char* name) {
 }  // namespace
 
 void BindGemm(nb::module_& m) {
+  AddVariants("grouped_gemm", cpu::GroupedGemmVariants());
+  m.def(
+      "grouped_gemm",
+      [](nb::handle out, nb::handle x, nb::handle weight, nb::handle offsets) {
+        Call call("grouped_gemm");
+        cpu::GroupedGemmArgs args;
+        call.Input("x", x, &args.x);
+        call.Input("weight", weight, &args.weight);
+        call.Input("offsets", offsets, &args.offsets);
+        call.Output("out", out, &args.out);
+        return call.Run(cpu::GroupedGemm, args);
+      },
+      nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("offsets"));
+
+  AddVariants("grouped_gemm_backward", cpu::GroupedGemmBackwardVariants());
+  m.def(
+      "grouped_gemm_backward",
+      [](nb::handle grad_x, nb::handle grad_weight, nb::handle grad_out, nb::handle x,
+         nb::handle weight, nb::handle offsets, bool want_x, bool want_weight) {
+        Call call("grouped_gemm_backward");
+        cpu::GroupedGemmBackwardArgs args;
+        call.Input("grad_out", grad_out, &args.grad_out);
+        call.Input("x", x, &args.x);
+        call.Input("weight", weight, &args.weight);
+        call.Input("offsets", offsets, &args.offsets);
+        if (want_x) call.Output("grad_x", grad_x, &args.grad_x);
+        if (want_weight) call.Output("grad_weight", grad_weight, &args.grad_weight);
+        return call.Run(cpu::GroupedGemmBackward, args);
+      },
+      nb::arg("grad_x"), nb::arg("grad_weight"), nb::arg("grad_out"), nb::arg("x"),
+      nb::arg("weight"), nb::arg("offsets"), nb::arg("want_x"), nb::arg("want_weight"));
+
   AddVariants("linear_act", cpu::LinearActVariants());
   m.def(
       "linear_act",
@@ -64,14 +98,14 @@ void BindGemm(nb::module_& m) {
          bool want_weight, bool want_bias) {
         Call call("linear_act_backward");
         cpu::LinearActBackwardArgs args;
-        args.grad_out = call.Input("grad_out", grad_out);
-        args.x = call.Input("x", x);
-        args.weight = call.Input("weight", weight);
-        args.bias = call.OptionalInput("bias", bias);
+        call.Input("grad_out", grad_out, &args.grad_out);
+        call.Input("x", x, &args.x);
+        call.Input("weight", weight, &args.weight);
+        call.OptionalInput("bias", bias, &args.bias);
         args.activation = call.Activation("activation", activation);
-        if (want_x) args.grad_x = call.Output("grad_x", grad_x);
-        if (want_weight) args.grad_weight = call.Output("grad_weight", grad_weight);
-        if (want_bias && args.bias.present()) args.grad_bias = call.Output("grad_bias", grad_bias);
+        if (want_x) call.Output("grad_x", grad_x, &args.grad_x);
+        if (want_weight) call.Output("grad_weight", grad_weight, &args.grad_weight);
+        if (want_bias && args.bias.present()) call.Output("grad_bias", grad_bias, &args.grad_bias);
         return call.Run(cpu::LinearActBackward, args);
       },
       nb::arg("grad_x"), nb::arg("grad_weight"), nb::arg("grad_bias"), nb::arg("grad_out"),

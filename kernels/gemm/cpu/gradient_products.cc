@@ -75,12 +75,6 @@ RowMatrix Cols(const RowMatrix& m, int64_t begin, int64_t end) {
   return part;
 }
 
-RowMatrix OfGroup(const GroupMatrices& m, size_t group) {
-  RowMatrix matrix = m.first;
-  matrix.data = m.first.At(0, m.step * static_cast<int64_t>(group));
-  return matrix;
-}
-
 }  // namespace
 
 Status ChooseGradientKernels(const char* op, const LaunchContext& ctx, DType dtype,
@@ -97,8 +91,8 @@ bool GradientOfInput(int num_threads, const GradientKernels& kernels, const RowM
   for (size_t i = 0; i < groups.size(); ++i) {
     const RowGroup& g = groups[i];
     if (g.begin == g.end) continue;
-    problems.push_back(Product(kernels.gemm, Rows(grad, g.begin, g.end), OfGroup(weight, i),
-                               Rows(out, g.begin, g.end)));
+    problems.push_back(
+        Product(kernels.gemm, Rows(grad, g.begin, g.end), weight.Of(i), Rows(out, g.begin, g.end)));
   }
   return RunLinearProblems(num_threads, problems);
 }
@@ -124,16 +118,15 @@ bool GradientOfWeight(int num_threads, const GradientKernels& kernels, const Row
     const RowMatrix columns = Cols(grad, n, std::min(n + pass, grad.cols));
     transposed.rows = columns.cols;
     transposed.cols = columns.rows;
-    ParallelFor(
-        num_threads, columns.rows, 65536 / columns.cols + 1, [&](int64_t begin, int64_t end) {
-          kernels.transpose(columns, begin, end, const_cast<void*>(transposed.At(0, begin)), ld);
-        });
+    ParallelFor(num_threads, columns.rows, 65536 / columns.cols + 1,
+                [&](int64_t begin, int64_t end) {
+                  kernels.transpose(columns, begin, end, const_cast<void*>(transposed.data), ld);
+                });
     std::vector<LinearProblem> problems;
     for (size_t i = 0; i < groups.size(); ++i) {
       const RowGroup& g = groups[i];
       problems.push_back(Product(kernels.gemm, Cols(transposed, g.begin, g.end),
-                                 Rows(x, g.begin, g.end),
-                                 Rows(OfGroup(out, i), n, n + columns.cols)));
+                                 Rows(x, g.begin, g.end), Rows(out.Of(i), n, n + columns.cols)));
     }
     if (!RunLinearProblems(num_threads, problems)) return false;
   }

@@ -15,6 +15,7 @@
 #include "kernels/base/variant.h"
 #include "kernels/gemm/cpu/gradient_rows.h"
 #include "kernels/gemm/cpu/linear_problems.h"
+#include "kernels/gemm/cpu/row_groups.h"
 
 namespace kpt::cpu {
 
@@ -29,18 +30,6 @@ struct GradientKernels {
 Status ChooseGradientKernels(const char* op, const LaunchContext& ctx, DType dtype,
                              GradientKernels* kernels);
 std::vector<VariantInfo> GradientVariants();
-
-// Rows [begin, end) of x and grad.
-struct RowGroup {
-  int64_t begin;
-  int64_t end;
-};
-
-// Matrices of groups, `step` elements from one to the next.
-struct GroupMatrices {
-  RowMatrix first;
-  int64_t step = 0;
-};
 
 // All return false when scratch memory could not be had. Each result is one sum in float, rounded
 // once; it depends neither on the number of threads nor on the other groups.

@@ -24,9 +24,10 @@ struct RowMatrix {
 
 // In each of the portable namespaces, for rows or columns [begin, end) of `from`:
 //   Transpose   to[c * ldt + r] = from[r * ld + c], all columns of those rows; same dtype.
-//   ColumnSums  to[c] = the sum of column c, in float and rounded once to the dtype of `from`. Sums
-//               of 32 rows are summed 32 at a time: rounding errors of many rows stay small, and
-//               the order depends on nothing but the number of rows.
+//   ColumnSums  to[c] = the sum of column c, in float and rounded once to the dtype of `from`.
+//   Eight
+//               rows are summed, eight of these sums, and so on: rounding errors of many rows stay
+//               small, and the order depends on nothing but the number of rows.
 #define KPT_GRADIENT_DECLARE(ns)                                                            \
   namespace ns {                                                                            \
   void Transpose(const RowMatrix& from, int64_t begin, int64_t end, void* to, int64_t ldt); \

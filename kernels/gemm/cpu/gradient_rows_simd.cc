@@ -74,8 +74,8 @@ void Clear(float* to, int64_t count) {
 template <class T>
 void ColumnSumsAs(const RowMatrix& from, int64_t begin, int64_t end, T* to) {
   constexpr int64_t kCols = 256;
-  constexpr int kLevels = 3;
-  constexpr int64_t kFold = 32;
+  constexpr int kLevels = 5;
+  constexpr int64_t kFold = 8;
   const FloatTag d;
   alignas(64) float sums[kLevels][kCols];
   for (int64_t c0 = begin; c0 < end; c0 += kCols) {
@@ -99,10 +99,9 @@ void ColumnSumsAs(const RowMatrix& from, int64_t begin, int64_t end, T* to) {
         folded /= kFold;
       }
     }
-    AddTo(sums[0], sums[1], padded);
-    AddTo(sums[1], sums[2], padded);
+    for (int i = 1; i < kLevels; ++i) AddTo(sums[i - 1], sums[i], padded);
     for (int64_t i = 0; i < cols; i += kLanes) {
-      StoreN(hn::Load(d, sums[2] + i), to + c0 + i, Least(kLanes, cols - i));
+      StoreN(hn::Load(d, sums[kLevels - 1] + i), to + c0 + i, Least(kLanes, cols - i));
     }
   }
 }

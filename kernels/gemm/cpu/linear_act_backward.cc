@@ -17,30 +17,6 @@ Status OutOfMemory() {
   return Status::ResourceExhausted(std::string(kOp) + ": no memory for temporary results");
 }
 
-Status CheckOutputs(const LinearActBackwardArgs& a) {
-  const struct {
-    const char* name;
-    const TensorView* t;
-  } outputs[] = {
-      {"grad_x", &a.grad_x}, {"grad_weight", &a.grad_weight}, {"grad_bias", &a.grad_bias}};
-  const struct {
-    const char* name;
-    const TensorView* t;
-  } inputs[] = {{"grad_out", &a.grad_out}, {"x", &a.x}, {"weight", &a.weight}, {"bias", &a.bias}};
-  for (int i = 0; i < 3; ++i) {
-    if (!outputs[i].t->present()) continue;
-    KPT_RETURN_IF_ERROR(CheckWritesOnce(kOp, outputs[i].name, *outputs[i].t));
-    for (const auto& in : inputs) {
-      KPT_RETURN_IF_ERROR(CheckOverlap(kOp, outputs[i].name, *outputs[i].t, in.name, *in.t, false));
-    }
-    for (int j = 0; j < i; ++j) {
-      KPT_RETURN_IF_ERROR(
-          CheckOverlap(kOp, outputs[i].name, *outputs[i].t, outputs[j].name, *outputs[j].t, false));
-    }
-  }
-  return Status();
-}
-
 Status Check(const LinearActBackwardArgs& a) {
   TensorView out;  // what linear_act would have given
   KPT_RETURN_IF_ERROR(CheckLinear(kOp, a.x, a.weight, a.bias, a.activation, &out));
@@ -57,7 +33,9 @@ Status Check(const LinearActBackwardArgs& a) {
     bias.strides[0] = 1;
     KPT_RETURN_IF_ERROR(CheckLike(kOp, "grad_bias", a.grad_bias, "weight[:, 0]", bias));
   }
-  return CheckOutputs(a);
+  return CheckGradients(
+      kOp, {{"grad_x", &a.grad_x}, {"grad_weight", &a.grad_weight}, {"grad_bias", &a.grad_bias}},
+      {{"grad_out", &a.grad_out}, {"x", &a.x}, {"weight", &a.weight}, {"bias", &a.bias}});
 }
 
 // A tensor [..., cols] as rows at one stride; *copy holds them when they were not.
@@ -135,9 +113,7 @@ Status LinearActBackward(const LaunchContext& ctx, const LinearActBackwardArgs& 
   }
   grad.cols = features;
   const std::vector<RowGroup> all = {{0, x.rows}};
-  const auto matrix = [](const TensorView& t) {
-    return GroupMatrices{{t.data, t.dtype, t.stride(0), t.dim(0), t.dim(1)}, 0};
-  };
+  const auto matrix = [](const TensorView& t) { return GroupMatrices{AsRowMatrix(t), 0}; };
   if (wants_x &&
       !GradientOfInput(ctx.num_threads, kernels, grad, matrix(args.weight), all, grad_x)) {
     return OutOfMemory();

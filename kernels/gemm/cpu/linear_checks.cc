@@ -63,4 +63,20 @@ Status CheckLinear(const char* op, const TensorView& x, const TensorView& weight
   return Status();
 }
 
+Status CheckGradients(const char* op, std::initializer_list<NamedTensor> gradients,
+                      std::initializer_list<NamedTensor> inputs) {
+  for (const NamedTensor& g : gradients) {
+    if (!g.tensor->present()) continue;
+    KPT_RETURN_IF_ERROR(CheckWritesOnce(op, g.name, *g.tensor));
+    for (const NamedTensor& in : inputs) {
+      KPT_RETURN_IF_ERROR(CheckOverlap(op, g.name, *g.tensor, in.name, *in.tensor, false));
+    }
+    for (const NamedTensor& other : gradients) {
+      if (&other == &g) break;
+      KPT_RETURN_IF_ERROR(CheckOverlap(op, g.name, *g.tensor, other.name, *other.tensor, false));
+    }
+  }
+  return Status();
+}
+
 }  // namespace kpt::cpu

@@ -203,7 +203,7 @@ void PackTransposedAs(const PanelGemm& g, int64_t column, int64_t valid, int64_t
 // For a few rows other libraries run a dot product in many partial sums. Short slices are as exact,
 // and with so few rows the weight's way from memory hides what they cost.
 constexpr int64_t kFewRows = 3;
-constexpr int64_t kLongSlice = 256;
+constexpr int64_t kLongSlice = 128;
 constexpr int64_t kShortSlice = 16;
 
 template <int64_t kSlice>

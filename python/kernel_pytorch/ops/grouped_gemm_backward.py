@@ -1,0 +1,134 @@
+"""``kpt::grouped_gemm_backward``: the gradients of ``kpt::grouped_gemm``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from kernel_pytorch.ops.activations import wide
+from kernel_pytorch.ops.groups import SIZES, error_cases, groups, inputs, product_cost
+from kernel_pytorch.ops.spec import Benchmark, Case, Cost, OpSpec, Out, cases
+
+
+def _infer(
+    grad_out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    offsets: torch.Tensor,
+    want_x: bool,
+    want_weight: bool,
+) -> tuple[Out, Out]:
+    return (
+        Out(x.shape if want_x else (0,), x.dtype),
+        Out(weight.shape if want_weight else (0,), x.dtype),
+    )
+
+
+def _loop(
+    grad_out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    offsets: torch.Tensor,
+    want_x: bool = True,
+    want_weight: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What autograd runs for a linear layer per group."""
+    spans = list(groups("grouped_gemm_backward", offsets, len(x)))
+    grad_x = grad_weight = x.new_empty(0)
+    if want_x:
+        rest = x.new_zeros(len(x) - (spans[-1][2] if spans else 0), x.shape[1])
+        grad_x = torch.cat([*(grad_out[a:b] @ weight[g] for g, a, b in spans), rest])
+    if want_weight and spans:
+        grad_weight = torch.stack([grad_out[a:b].t() @ x[a:b] for _, a, b in spans])
+    elif want_weight:
+        grad_weight = weight.new_zeros(weight.shape)
+    return grad_x, grad_weight
+
+
+def _reference(
+    grad_out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    offsets: torch.Tensor,
+    want_x: bool = True,
+    want_weight: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    grad_x, grad_weight = _loop(wide(grad_out), wide(x), wide(weight), offsets, want_x, want_weight)
+    return grad_x.to(x.dtype), grad_weight.to(x.dtype)
+
+
+def _cost(
+    grad_out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    offsets: torch.Tensor,
+    want_x: bool = True,
+    want_weight: bool = True,
+) -> Cost:
+    one = product_cost(x, weight, offsets)
+    return dataclasses.replace(
+        one,
+        flops=one.flops * (want_x + want_weight),
+        read_bytes=one.read_bytes + grad_out.nbytes,
+        write_bytes=want_x * x.nbytes + want_weight * weight.nbytes,
+    )
+
+
+def _build(
+    case: Case, dtype: torch.dtype, generator: torch.Generator
+) -> tuple[list[Any], dict[str, Any]]:
+    x, weight, offsets = inputs(case, dtype, generator)
+    grad_out = torch.randn((len(x), weight.shape[1]), generator=generator).to(dtype)
+    wanted = [case.options.get(f"want_{name}", True) for name in ("x", "weight")]
+    return [grad_out, x, weight, offsets, *wanted], {}
+
+
+GROUPED_GEMM_BACKWARD = OpSpec(
+    name="grouped_gemm_backward",
+    family="gemm",
+    schema=(
+        "(Tensor grad_out, Tensor x, Tensor weight, Tensor offsets, bool want_x=True, "
+        "bool want_weight=True) -> (Tensor grad_x, Tensor grad_weight)"
+    ),
+    dims={"grad_out": "T N", "x": "T K", "weight": "E N K", "offsets": "E"},
+    arg_dtypes={"offsets": (torch.int32,)},
+    infer=_infer,
+    reference=_reference,
+    eager=_loop,
+    cost=_cost,
+    build_inputs=_build,
+    free_sizes=("E", "N", "K"),
+    row_dims=None,
+    cases=cases(sizes=SIZES, leads=[(1,), (3,), (0,), (17,), (2, 40), (211,), (700,)])
+    + cases(
+        sizes=SIZES[5:6],
+        options=[{"want_x": False}, {"want_weight": False}],
+        leads=[(40,)],
+    ),
+    error_cases=error_cases("grouped_gemm_backward", lambda: torch.ones(5, 4)),
+    benchmarks=tuple(
+        Benchmark(
+            name=f"{name} {rows} tokens, 8 groups of {f}x{d}",
+            case=Case(sizes={"E": 8, "N": f, "K": d, "spread": spread}, lead=(rows,)),
+            dtype=dtype,
+        )
+        for dtype in (torch.bfloat16, torch.float32)
+        for name, rows, d, f, spread in (
+            ("even", 4096, 512, 2048, 1),
+            ("even", 4096, 1024, 4096, 1),
+            ("uneven", 4096, 1024, 4096, 2),
+        )
+    ),
+    doc="""
+`grad_x[r] = grad_out[r] @ weight[g]` for the rows `r` of group `g` and 0 for rows past the last
+offset; `grad_weight[g] = grad_out[a:b].T @ x[a:b]` over the rows of the group, 0 for an empty one.
+
+Arguments are those of `grouped_gemm`; `grad_out` is `[T, N]`. A gradient that is not wanted
+(`want_x`, `want_weight`) is not computed and comes back as an empty tensor `[0]`. Sums are in
+float32 and rounded once; bfloat16 products are sums of pairs as in `linear_act`. A group's
+gradients are those of `linear_act_backward` on the group alone, whatever the other groups and the
+number of threads.
+""",
+)
