@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -59,6 +60,28 @@ def _reference(
     return grad_x.to(x.dtype), grad_weight.to(x.dtype)
 
 
+def _backward(
+    grads: tuple[Any, ...],
+    inputs: Mapping[str, Any],
+    outputs: tuple[Any, ...],
+    needed: Collection[str],
+) -> dict[str, Any]:
+    """The gradients are products of groups, and so are theirs."""
+    product, gradients = torch.ops.kpt.grouped_gemm, torch.ops.kpt.grouped_gemm_backward
+    grad_out, x, weight = inputs["grad_out"], inputs["x"], inputs["weight"]
+    offsets = inputs["offsets"]
+    of_x = grads[0] if inputs["want_x"] else torch.zeros_like(x)
+    of_weight = grads[1] if inputs["want_weight"] else torch.zeros_like(weight)
+    found: dict[str, Any] = {}
+    if "grad_out" in needed:
+        found["grad_out"] = product(of_x, weight, offsets) + product(x, of_weight, offsets)
+    if "x" in needed:
+        found["x"] = gradients(grad_out, x, of_weight, offsets, True, False)[0]
+    if "weight" in needed:
+        found["weight"] = gradients(grad_out, of_x, weight, offsets, False, True)[1]
+    return found
+
+
 def _cost(
     grad_out: torch.Tensor,
     x: torch.Tensor,
@@ -97,6 +120,9 @@ GROUPED_GEMM_BACKWARD = OpSpec(
     infer=_infer,
     reference=_reference,
     eager=_loop,
+    backward="grouped_gemm",
+    backward_call=_backward,
+    saved=("grad_out", "x", "weight", "offsets"),
     cost=_cost,
     build_inputs=_build,
     free_sizes=("E", "N", "K"),
