@@ -1,4 +1,5 @@
-// The gemm family: linear_act, pack_weight, packed_linear, fp8_gemm, int8_gemm.
+// The gemm family: linear_act, grouped_gemm and their gradients, pack_weight, packed_linear,
+// fp8_gemm, int8_gemm.
 #include <nanobind/nanobind.h>
 
 #include <string>
@@ -6,9 +7,9 @@
 #include "bindings/base/call.h"
 #include "bindings/families.h"
 #include "kernels/gemm/fp8_gemm.h"
-#include "kernels/gemm/int8_gemm.h"
 #include "kernels/gemm/grouped_gemm.h"
 #include "kernels/gemm/grouped_gemm_backward.h"
+#include "kernels/gemm/int8_gemm.h"
 #include "kernels/gemm/linear_act.h"
 #include "kernels/gemm/linear_act_backward.h"
 #include "kernels/gemm/pack_weight.h"
