@@ -25,14 +25,15 @@ constexpr int64_t kBlockRows = 240;
 constexpr int64_t kEmitRows = 48;         // of Int8Gemm: their sums stay in the first-level cache
 constexpr int64_t kInt8SliceDepth = 128;  // dword rows of 8-bit weights used at once: 32 KiB
 
-// Decoders: Decode makes kPairs vectors of bf16 pairs of 64 bytes; Zeros are those of 16 outputs.
+// Decoders: Decode makes kPairs vectors of bf16 pairs of 64 bytes; Zeros are those of outputs 16 j
+// to 16 j + 15 of a panel.
 template <bool kInt8>
 struct EightBits {
   static constexpr int kPairs = 2;
   Decoder decoder;
 
   explicit EightBits(PackFormat format) : decoder(format) {}
-  static __m512i Zeros(const uint8_t*) { return _mm512_setzero_si512(); }
+  static __m512i Zeros(const uint8_t*, int) { return _mm512_setzero_si512(); }
   void Decode(__m512i codes, __m512i, __m512i* pairs) const {
     decoder.Decode<kInt8>(codes, &pairs[0], &pairs[1]);
   }
@@ -43,8 +44,8 @@ struct FourBits {
   Int4Decoder<kZeroPoints> decoder;
 
   explicit FourBits(PackFormat) {}
-  static __m512i Zeros(const uint8_t* zeros) {
-    return kZeroPoints ? SpreadZeros(zeros) : _mm512_setzero_si512();
+  static __m512i Zeros(const uint8_t* zeros, int j) {
+    return kZeroPoints ? SpreadZeros(zeros + j * 16) : _mm512_setzero_si512();
   }
   void Decode(__m512i codes, __m512i zero, __m512i* pairs) const {
     decoder.Decode(codes, zero, pairs);
@@ -68,7 +69,7 @@ void DecodeAndDot(const Decoder& decoder, const WeightSlice& slice, const char* 
   __m512i zero[4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    zero[j] = Decoder::Zeros(slice.zeros + j * 16);
+    zero[j] = Decoder::Zeros(slice.zeros, j);
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) acc[i][j] = _mm512_setzero_ps();
   }
@@ -170,7 +171,7 @@ void WeightOnlyShare(const QuantGemm& g, const QuantShare& share, const WeightOn
         if (Decoder::kPairs == 4) {
           const int64_t group = g.group_of(s * inputs);
           LoadScale(g, p, group, scale);
-          slice.zeros = g.zeros(p, group);
+          if (g.zero_points) slice.zeros = g.zeros(p, group);
         }
         const char* xs = x + s * x_step;
         if (rows == first) {
