@@ -1,6 +1,10 @@
 """Cross entropies beyond what follows from their declarations: PyTorch's own answers, rows that
 are independent, what runs for a gradient."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -153,3 +157,132 @@ def test_compiled_training_step():
     compiled.backward()
     eager.backward()
     harness.assert_bitwise_equal((compiled, x.grad), (eager, y.grad), "compiled")
+
+
+def _classifier(rows=6, classes=1100, dim=40, dtype=torch.float32, seed=4):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(rows, dim, generator=generator).to(dtype)
+    weight = (0.3 * torch.randn(classes, dim, generator=generator)).to(dtype)
+    target = torch.randint(0, classes, (rows,), generator=generator)
+    if rows > 1:
+        target[1] = -100
+    return hidden, weight, target
+
+
+@pytest.mark.parametrize("level", harness.isa_levels())
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_linear_is_linear_and_cross_entropy(reduction, level):
+    """Also with more rows and classes than a block has."""
+    for rows, classes in ((6, 1100), (1030, 520)):
+        hidden, weight, target = _classifier(rows, classes)
+        options = {"reduction": reduction, "label_smoothing": 0.1}
+        leaves = [t.clone().requires_grad_() for t in (hidden, weight)]
+        wide = [t.double().requires_grad_() for t in (hidden, weight)]
+        with cpu.isa_limit(level):
+            got = ops.linear_cross_entropy(*leaves, target, **options)
+            want = F.cross_entropy(F.linear(*wide), target, **options)
+            torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+            grad = torch.randn(want.shape)
+            got.backward(grad)
+            want.backward(grad.double())
+        for leaf, exact in zip(leaves, wide, strict=True):
+            torch.testing.assert_close(leaf.grad.double(), exact.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("level", harness.isa_levels())
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_linear_rows_are_independent(dtype, level):
+    hidden, weight, target = _classifier(rows=1030, dtype=dtype)
+    ones = torch.ones(len(target))
+
+    def run(first, last):
+        x, y = hidden[first:last], target[first:last]
+        loss, lse = ops.linear_cross_entropy_forward(x, weight, y, reduction="none")
+        grad, _ = ops.linear_cross_entropy_backward(
+            x, weight, y, lse, ones[: len(y)], ones[: len(y)], reduction="none", want_weight=False
+        )
+        return loss, lse, grad
+
+    with cpu.isa_limit(level):
+        whole = run(0, 1030)
+        for first, last in ((0, 5), (500, 520), (1020, 1030)):
+            harness.assert_bitwise_equal(
+                run(first, last), tuple(t[first:last] for t in whole), f"rows {first} to {last}"
+            )
+
+
+def test_linear_gradients_that_nobody_wants_are_not_made():
+    hidden, weight, target = _classifier()
+    for frozen in (0, 1):
+        leaves = [hidden.clone(), weight.clone()]
+        leaves[1 - frozen].requires_grad_()
+        ops.linear_cross_entropy(*leaves, target).backward()
+        both = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
+        ops.linear_cross_entropy(*both, target).backward()
+        assert leaves[frozen].grad is None
+        harness.assert_bitwise_equal(leaves[1 - frozen].grad, both[1 - frozen].grad, "the other")
+    lse, one = torch.ones(6), torch.tensor(1.0)
+    found = ops.linear_cross_entropy_backward(
+        hidden, weight, target, lse, one, torch.zeros(6), want_hidden=False, want_weight=False
+    )
+    assert [tuple(g.shape) for g in found] == [(0,), (0,)]
+
+
+def test_linear_under_autocast():
+    """Operands are cast, the loss is float32."""
+    hidden, weight, target = _classifier()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = ops.linear_cross_entropy(hidden, weight, target)
+    want = ops.linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), target)
+    assert got.dtype == torch.float32
+    harness.assert_bitwise_equal(got, want, "autocast")
+
+
+_PEAK = """
+import re, torch, kernel_pytorch
+torch.set_num_threads(2)
+rows, classes, dim, dtype = {rows}, {classes}, {dim}, torch.{dtype}
+hidden = torch.randn(rows, dim).to(dtype).requires_grad_()
+weight = (0.1 * torch.randn(classes, dim)).to(dtype).requires_grad_()
+target = torch.randint(0, classes, (rows,))
+
+def step(rows):
+    loss = torch.ops.kpt.linear_cross_entropy(hidden[:rows], weight, target[:rows])
+    return torch.autograd.grad(loss, (hidden, weight))
+
+def status(name):
+    return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+
+step(4)  # the module is loaded
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+before = status("VmRSS")
+grads = step(rows)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_linear_memory(dtype):
+    """The peak of a training step is the workspace that the operators state, and their results;
+    logits alone would be more."""
+    rows, classes, dim = 2048, 40000, 64
+    try:
+        with open("/proc/self/clear_refs", "a"):
+            pass
+    except OSError:
+        pytest.skip("the kernel does not reset peaks")
+    code = _PEAK.format(rows=rows, classes=classes, dim=dim, dtype=harness.short(dtype))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    r, c, item = 1024, 512, dtype.itemsize
+    blocks = 4 * r * (c + 48) + c * (4 * r + 192)
+    sums = 4 * rows * dim + 4 * c * dim
+    copies = 4 * (r + c) * dim
+    results = 2 * (rows + classes) * dim * item  # hidden's gradient passes through its slice
+    # The panels of the products, the rows' plans, and what Python and PyTorch take meanwhile.
+    other = 16 << 20
+    assert int(run.stdout) <= blocks + sums + copies + results + 64 * rows + other
+    assert blocks + sums + copies + results + other < rows * classes * item

@@ -157,10 +157,21 @@ void EmitKind(const Epilogue& e, const float* sums, const float* up, int64_t ld,
   }
 }
 
+// y += sums.
+void AddRows(const Epilogue& e, const float* sums, int64_t ld, int64_t m0, int64_t rows, int64_t n0,
+             int64_t cols) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* y = static_cast<float*>(e.y) + (m0 + r) * e.ldy + n0;
+    MapRow<false>([](FloatVec a, FloatVec b) HWY_ATTR { return hn::Add(a, b); }, cols, y, y,
+                  sums + r * ld);
+  }
+}
+
 }  // namespace
 
 void EmitRows(const Epilogue& e, const float* sums, const float* up, int64_t ld, int64_t m0,
               int64_t rows, int64_t n0, int64_t cols) {
+  if (e.accumulate) return AddRows(e, sums, ld, m0, rows, n0, cols);
   switch (e.activation) {
     case ActivationKind::kRelu:
       return EmitKind<ActivationKind::kRelu, false>(e, sums, up, ld, m0, rows, n0, cols);

@@ -61,13 +61,6 @@ LinearProblem Product(LinearKernel kernel, const RowMatrix& left, const RowMatri
   return p;
 }
 
-RowMatrix Rows(const RowMatrix& m, int64_t begin, int64_t end) {
-  RowMatrix part = m;
-  part.data = m.At(begin, 0);
-  part.rows = end - begin;
-  return part;
-}
-
 RowMatrix Cols(const RowMatrix& m, int64_t begin, int64_t end) {
   RowMatrix part = m;
   part.data = m.At(0, begin);
@@ -92,7 +85,7 @@ bool GradientOfInput(int num_threads, const GradientKernels& kernels, const RowM
     const RowGroup& g = groups[i];
     if (g.begin == g.end) continue;
     problems.push_back(
-        Product(kernels.gemm, Rows(grad, g.begin, g.end), weight.Of(i), Rows(out, g.begin, g.end)));
+        Product(kernels.gemm, grad.Rows(g.begin, g.end), weight.Of(i), out.Rows(g.begin, g.end)));
   }
   return RunLinearProblems(num_threads, problems);
 }
@@ -126,7 +119,7 @@ bool GradientOfWeight(int num_threads, const GradientKernels& kernels, const Row
     for (size_t i = 0; i < groups.size(); ++i) {
       const RowGroup& g = groups[i];
       problems.push_back(Product(kernels.gemm, Cols(transposed, g.begin, g.end),
-                                 Rows(x, g.begin, g.end), Rows(out.Of(i), n, n + columns.cols)));
+                                 x.Rows(g.begin, g.end), out.Of(i).Rows(n, n + columns.cols)));
     }
     if (!RunLinearProblems(num_threads, problems)) return false;
   }

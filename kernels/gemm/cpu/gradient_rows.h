@@ -20,6 +20,12 @@ struct RowMatrix {
     if (data == nullptr) return nullptr;  // it has no elements
     return static_cast<const char*>(data) + (row * ld + col) * ItemSize(dtype);
   }
+  RowMatrix Rows(int64_t begin, int64_t end) const {
+    RowMatrix part = *this;
+    part.data = At(begin, 0);
+    part.rows = end - begin;
+    return part;
+  }
 };
 
 // In each of the portable namespaces, for rows or columns [begin, end) of `from`:

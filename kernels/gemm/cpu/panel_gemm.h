@@ -35,6 +35,7 @@ struct Epilogue {
   // y). There is one column of y per column of the product then.
   const void* grad = nullptr;
   int64_t ldgrad = 0;
+  bool accumulate = false;  // add to y, which is float; without activation, bias and scale
 };
 
 struct PanelGemm {

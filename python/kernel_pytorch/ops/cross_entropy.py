@@ -210,6 +210,7 @@ CROSS_ENTROPY_FORWARD = OpSpec(
     eager=_eager_both,
     backward="cross_entropy_backward",
     backward_call=_backward,
+    saved=("logits", "target", "lse"),
     cost=_cost_both,
     build_inputs=_build,
     free_sizes=("N", "V"),

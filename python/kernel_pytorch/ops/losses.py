@@ -18,6 +18,7 @@ from kernel_pytorch.ops.spec import Case, ErrorCase, Out
 
 __all__ = [
     "FORMULA",
+    "LINEAR_OPTIONS",
     "OPTIONS",
     "REDUCTIONS",
     "check_grad_loss",
@@ -26,6 +27,9 @@ __all__ = [
     "eager_lse",
     "grad_logits",
     "grad_loss_errors",
+    "linear_errors",
+    "linear_inputs",
+    "linear_tensors",
     "loss_and_lse",
     "loss_dtype",
     "make_targets",
@@ -304,5 +308,63 @@ def grad_loss_errors(
             call=call(grad_lse=torch.ones(2)),
             error=ValueError,
             match=f"{op}: argument 'grad_lse' must have size 3 for N",
+        ),
+    )
+
+
+LINEAR_OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"reduction": "none"},
+    {"reduction": "sum", "label_smoothing": 0.1},
+    {"label_smoothing": 0.25, "z_loss": 1e-2},
+    {"reduction": "none", "z_loss": 1e-3, "ignore_index": 0},
+)
+
+
+def linear_inputs(case: Case, dtype: torch.dtype, generator: torch.Generator) -> list[torch.Tensor]:
+    """``hidden``, ``weight`` and ``target`` of a linear classifier; its logits are of order two."""
+    rows, classes, dim = case.sizes["N"], case.sizes["V"], case.sizes["D"]
+    hidden = torch.randn(rows, dim, generator=generator).to(dtype)
+    weight = (2.0 * torch.randn(classes, dim, generator=generator) / max(1, dim) ** 0.5).to(dtype)
+    return [hidden, weight, make_targets(case, rows, classes, generator)]
+
+
+def linear_tensors() -> dict[str, torch.Tensor]:
+    """What :func:`linear_errors` and :func:`option_errors` spoil for a linear classifier."""
+    return {
+        "hidden": torch.ones(3, 4),
+        "weight": torch.ones(5, 4),
+        "target": torch.tensor([0, 4, 2]),
+    }
+
+
+def linear_errors(
+    op: str, call: Callable[..., Callable[[Callable[..., Any]], Any]]
+) -> tuple[ErrorCase, ...]:
+    """Calls that a linear classifier refuses; ``call`` changes one of :func:`linear_tensors`."""
+    return (
+        ErrorCase(
+            name="other inner size",
+            call=call(weight=torch.ones(5, 3)),
+            error=ValueError,
+            match=f"{op}: argument 'weight' must have size 4 for D",
+        ),
+        ErrorCase(
+            name="hidden of three dimensions",
+            call=call(hidden=torch.ones(1, 3, 4)),
+            error=ValueError,
+            match=f"{op}: argument 'hidden' must have 2 dimensions",
+        ),
+        ErrorCase(
+            name="weight of another dtype",
+            call=call(weight=torch.ones(5, 4).bfloat16()),
+            error=TypeError,
+            match=f"{op}: argument 'weight' must have dtype float32, got bfloat16",
+        ),
+        ErrorCase(
+            name="weight transposed",
+            call=call(weight=torch.ones(4, 5).t()),
+            error=ValueError,
+            match=f"{op}: argument 'weight' must have a dense last dimension",
         ),
     )
