@@ -164,8 +164,7 @@ class Backward {
     transposed.rows = block_.classes;
     transposed.cols = block_.rows;
     ParallelFor(threads_, grad.rows, 8192 / grad.cols + 1, [&](int64_t begin, int64_t end) {
-      kernels_.transpose(grad, begin, end, const_cast<void*>(transposed.At(0, begin)),
-                         transposed.ld);
+      kernels_.transpose(grad, begin, end, const_cast<void*>(transposed.data), transposed.ld);
     });
     const RowMatrix out = grad_weight_.Rows(block_.first, block_.first + block_.classes);
     const bool apart = narrow_ && rows_ > kBlockRows;
