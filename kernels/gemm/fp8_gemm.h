@@ -11,8 +11,8 @@
 //
 // Codes are decoded exactly: both formats fit bfloat16, whose pairs are multiplied and added in
 // float where the CPU has such instructions (AVX512-BF16, AMX; they take subnormal sums as zero);
-// elsewhere everything is float. Sums start anew every 128 k when a scale does, every 512 k (256
-// without bf16 instructions) otherwise, and are scaled when they are added to what there is.
+// elsewhere everything is float. Sums start anew every 128 k when a scale does, else every 256 to
+// 2048 (each variant at places of its own), and are scaled when they are added to what there is.
 // Results are rounded once, to the dtype of out.
 //
 // Order of summation: within a variant a row of out depends neither on the number of threads nor on
