@@ -1,6 +1,6 @@
-// The names under which kernels in gpu/ folders know a GPU: one source for CUDA, HIP (whose header
-// comes with its backend) and, in tests, for an emulator that runs the threads of a block on the
-// CPU. Each target defines, in namespace kpt::gpu:
+// The names under which kernels in gpu/ folders know a GPU: one source for CUDA, HIP and, in tests,
+// for an emulator that runs the threads of a block on the CPU. Each target defines, in namespace
+// kpt::gpu:
 //
 //   KPT_KERNEL(max_threads, min_blocks)
 //       before a kernel, `KPT_KERNEL(256) Name(KPT_PARAMS(P) p) {...}`. The second argument may be
@@ -65,6 +65,8 @@ inline constexpr int kMaxBlockThreads = 1024;
 #include "kernels/base/gpu/emulator/vendor_emulator.h"
 #elif defined(__CUDACC__)
 #include "kernels/base/gpu/vendor_cuda.h"
+#elif defined(__HIP__)
+#include "kernels/base/gpu/vendor_hip.h"
 #else
 #error "vendor.h is for kernels: compile with nvcc, for HIP, or with KPT_GPU_EMULATED"
 #endif
