@@ -1,13 +1,17 @@
-// The quant family: quantize_fp8, dequantize_fp8, quantize_int8.
+// The quant family: quantize_fp8, dequantize_fp8, quantize_int8, fused_norm_quantize,
+// fused_act_quantize.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 
+#include <cstring>
 #include <optional>
 #include <string>
 
 #include "bindings/base/call.h"
 #include "bindings/families.h"
 #include "kernels/quant/dequantize_fp8.h"
+#include "kernels/quant/fused_act_quantize.h"
+#include "kernels/quant/fused_norm_quantize.h"
 #include "kernels/quant/quantize_fp8.h"
 #include "kernels/quant/quantize_int8.h"
 #if defined(KPT_BACKEND_IS_CUDA)
@@ -93,6 +97,53 @@ void BindQuant(nb::module_& m) {
       nb::arg("x_q"), nb::arg("scale_out"), nb::arg("zero_point_out"), nb::arg("x"),
       nb::arg("granularity"), nb::arg("symmetric"), nb::arg("scale").none(),
       nb::arg("zero_point").none());
+
+  AddVariants("fused_norm_quantize", cpu::FusedNormQuantizeVariants());
+  m.def(
+      "fused_norm_quantize",
+      [](nb::handle y_q, nb::handle scale_out, nb::handle new_residual, nb::handle x,
+         nb::handle weight, nb::handle bias, nb::handle residual, const char* norm, double eps,
+         nb::handle /*dtype*/, const char* granularity, nb::handle scale) {
+        Call call("fused_norm_quantize");
+        cpu::FusedNormQuantizeArgs args;
+        args.subtract_mean = std::strcmp(norm, "layer") == 0;
+        if (!args.subtract_mean && std::strcmp(norm, "rms") != 0) {
+          throw nb::value_error("fused_norm_quantize: argument 'norm' must be rms or layer");
+        }
+        call.Output("y_q", y_q, &args.y_q);
+        call.Output("scale_out", scale_out, &args.scale_out);
+        call.Output("new_residual", new_residual, &args.new_residual);
+        call.Input("x", x, &args.x);
+        call.OptionalInput("weight", weight, &args.weight);
+        call.OptionalInput("bias", bias, &args.bias);
+        call.OptionalInput("residual", residual, &args.residual);
+        call.OptionalInput("scale", scale, &args.scale);
+        args.granularity = GranularityOrThrow("fused_norm_quantize", granularity);
+        args.eps = static_cast<float>(eps);
+        return call.Run(cpu::FusedNormQuantize, args);
+      },
+      nb::arg("y_q"), nb::arg("scale_out"), nb::arg("new_residual"), nb::arg("x"),
+      nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("residual").none(), nb::arg("norm"),
+      nb::arg("eps"), nb::arg("dtype"), nb::arg("granularity"), nb::arg("scale").none());
+
+  AddVariants("fused_act_quantize", cpu::FusedActQuantizeVariants());
+  m.def(
+      "fused_act_quantize",
+      [](nb::handle y_q, nb::handle scale_out, nb::handle x, const char* kind, bool gated,
+         nb::handle /*dtype*/, const char* granularity, nb::handle scale) {
+        Call call("fused_act_quantize");
+        cpu::FusedActQuantizeArgs args;
+        call.Output("y_q", y_q, &args.y_q);
+        call.Output("scale_out", scale_out, &args.scale_out);
+        call.Input("x", x, &args.x);
+        call.OptionalInput("scale", scale, &args.scale);
+        args.kind = call.Activation("kind", kind);
+        args.gated = gated;
+        args.granularity = GranularityOrThrow("fused_act_quantize", granularity);
+        return call.Run(cpu::FusedActQuantize, args);
+      },
+      nb::arg("y_q"), nb::arg("scale_out"), nb::arg("x"), nb::arg("kind"), nb::arg("gated"),
+      nb::arg("dtype"), nb::arg("granularity"), nb::arg("scale").none());
 #endif
 }
 

@@ -16,16 +16,20 @@ __all__ = [
     "FP8",
     "GRANULARITIES",
     "amax_of",
+    "check_fused",
     "check_scale",
     "expanded",
     "fp8_scale",
     "int8_scale",
     "largest",
+    "quantize_eagerly",
+    "quantize_unrounded",
     "random_words",
     "round_fp8",
     "round_fp8_stochastic",
     "round_int8",
     "scale_shape",
+    "some_scale",
 ]
 
 BLOCK = 128
@@ -61,9 +65,20 @@ def check_scale(
             f"{op}: argument 'x' must have at least 2 dimensions for granularity "
             f"'block128x128', got shape {list(x.shape)}"
         )
+    _check_scale_shape(op, name, scale, x, x.shape, granularity)
+
+
+def _check_scale_shape(
+    op: str,
+    name: str,
+    scale: torch.Tensor | None,
+    x: torch.Tensor,
+    shape: Sequence[Any],
+    granularity: str,
+) -> None:
     if scale is None:
         return
-    wanted = scale_shape(x.shape, granularity)
+    wanted = scale_shape(shape, granularity)
     if tuple(scale.shape) != wanted:
         raise ValueError(
             f"{op}: argument '{name}' must have shape {list(wanted)} for granularity "
@@ -190,3 +205,63 @@ def round_fp8_stochastic(scaled: torch.Tensor, dtype: torch.dtype, seed: int) ->
     steps = (fixed + (words >> (32 - bits))) >> bits
     rounded = torch.ldexp(steps.float(), exponent - mantissa).copysign(scaled)
     return torch.where(scaled.isnan(), scaled, rounded).to(dtype)
+
+
+def check_fused(
+    op: str,
+    x: torch.Tensor,
+    shape: Sequence[Any],
+    dtype: torch.dtype,
+    granularity: str,
+    scale: torch.Tensor | None,
+) -> None:
+    """The rules of what quantizes rows of ``shape`` that it has just made from ``x``."""
+    if granularity == "block1x128" and dtype == torch.int8:
+        raise ValueError(
+            f"{op}: argument 'granularity' must be one of 'tensor', 'row' for int8, got "
+            f"'{granularity}'"
+        )
+    if granularity == "tensor" and scale is None:
+        raise ValueError(
+            f"{op}: argument 'scale' must be given for granularity 'tensor': a row is quantized "
+            f"before the next one is made, got None"
+        )
+    _check_scale_shape(op, "scale", scale, x, shape, granularity)
+
+
+def quantize_unrounded(
+    y: torch.Tensor, dtype: torch.dtype, granularity: str, scale: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``y / scale``, saturating but not rounded to ``dtype`` (fp8 or int8), and the scale; in
+    ``y``'s own precision."""
+    if scale is not None:
+        scale = scale.to(y.dtype, copy=True)
+    elif dtype == torch.int8:
+        scale = int8_scale(y, granularity, symmetric=True)[0]
+    else:
+        scale = fp8_scale(amax_of(y, granularity), dtype)
+    scaled = (y * (1.0 / expanded(scale, y))).clamp(-largest(dtype), largest(dtype))
+    return scaled.nan_to_num(0.0) if dtype == torch.int8 else scaled, scale
+
+
+def quantize_eagerly(
+    y: torch.Tensor, dtype: torch.dtype, granularity: str, scale: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What PyTorch users write to quantize ``y``."""
+    if y.numel() == 0 or (granularity == "block1x128" and y.shape[-1] % BLOCK):
+        scaled, scale = quantize_unrounded(y.float(), dtype, granularity, scale)
+    else:
+        groups = y.unflatten(-1, (-1, BLOCK)) if granularity == "block1x128" else y
+        if scale is None:
+            scale = groups.abs().amax(dim=-1).float() / largest(dtype)
+        wide = scale if granularity == "tensor" else scale[..., None]
+        scaled = (groups.float() / wide).clamp(-largest(dtype), largest(dtype)).view(y.shape)
+    return (scaled.round() if dtype == torch.int8 else scaled).to(dtype), scale
+
+
+def some_scale(
+    shape: Sequence[int], granularity: str, dtype: torch.dtype, generator: torch.Generator
+) -> torch.Tensor:
+    """Random positive scales for tests, small ones as well, so that some elements saturate."""
+    scale = torch.rand(scale_shape(shape, granularity), generator=generator) * 0.03 + 0.002
+    return scale.to(torch.float64 if dtype == torch.float64 else torch.float32)

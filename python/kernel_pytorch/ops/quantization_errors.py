@@ -10,7 +10,7 @@ import torch
 from kernel_pytorch.ops import quantization as q
 from kernel_pytorch.ops.spec import ErrorCase
 
-__all__ = ["call_errors", "scale_errors"]
+__all__ = ["call_errors", "fused_errors", "scale_errors"]
 
 Call = Callable[..., Any]
 """``call(op, x, **options)``: the operator on ``x`` with its other arguments legal."""
@@ -77,5 +77,30 @@ def scale_errors(op: str, call: Call, granularities: tuple[str, ...]) -> tuple[E
             ),
             error=ValueError,
             match=f"{op}: argument 'scale' must be on cpu",
+        ),
+    )
+
+
+def fused_errors(op: str, call: Call) -> tuple[ErrorCase, ...]:
+    """What the fused operators refuse of granularities and formats."""
+    x = torch.ones(4, 200)
+    return (
+        ErrorCase(
+            name="one scale that is not given",
+            call=lambda run: call(run, x, granularity="tensor"),
+            error=ValueError,
+            match=f"{op}: argument 'scale' must be given for granularity 'tensor'",
+        ),
+        ErrorCase(
+            name="blocks of int8",
+            call=lambda run: call(run, x, granularity="block1x128", dtype=torch.int8),
+            error=ValueError,
+            match=f"{op}: argument 'granularity' must be one of 'tensor', 'row' for int8",
+        ),
+        ErrorCase(
+            name="squares",
+            call=lambda run: call(run, x, granularity="block128x128"),
+            error=ValueError,
+            match=f"{op}: argument 'granularity' must be one of 'tensor', 'row', 'block1x128', got",
         ),
     )

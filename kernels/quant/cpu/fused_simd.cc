@@ -1,0 +1,2 @@
+// Norms and activations with quantization, in portable SIMD.
+#include "kernels/quant/cpu/fused_rows_impl.h"
