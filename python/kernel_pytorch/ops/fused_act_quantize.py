@@ -212,8 +212,8 @@ first), and `y_q`, `scale` with `y = y_q * scale` but for the rounding: the inpu
 or int8 product of an MLP, without `y` in memory.
 
 `x` is `[..., K]`, gated `[..., 2 K]`; `y_q` is `[..., K]`. `kind` is one of those of `act`, gated
-of `act_mul`. `y` is computed in float32, with the functions that those use for `x`'s dtype, and not
-rounded before it is quantized.
+of `act_mul`. `y` is computed in float32, as exactly as for float32, and not rounded before it is
+quantized.
 
 `dtype` is `float8_e4m3fn`, `float8_e5m2` or `int8` (symmetric). Scales are those of `quantize_fp8`
 and `quantize_int8`: `[...]` for `granularity="row"`, `[..., ceil(K / 128)]` for `"block1x128"` (fp8
