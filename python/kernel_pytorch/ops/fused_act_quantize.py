@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from kernel_pytorch.ops import quantization as q
-from kernel_pytorch.ops.act_mul import KINDS as GATES
-from kernel_pytorch.ops.activations import EAGER, KINDS, wide
+from kernel_pytorch.ops.activations import EAGER, GATE_KINDS, KINDS, wide
 from kernel_pytorch.ops.quantization_errors import call_errors, fused_errors, scale_errors
 from kernel_pytorch.ops.spec import Benchmark, Case, Cost, ErrorCase, OpSpec, Out, Tolerance, cases
 
@@ -33,9 +32,9 @@ def _check(
             f"{_OP}: argument 'x' must have an even last dimension [..., 2 K] when gated, got "
             f"shape {list(x.shape)}"
         )
-    if gated and kind not in GATES:
+    if gated and kind not in GATE_KINDS:
         raise ValueError(
-            f"{_OP}: argument 'kind' must be one of {', '.join(map(repr, GATES))} when gated, got "
+            f"{_OP}: argument 'kind' must be one of {', '.join(map(repr, GATE_KINDS))} when gated, got "
             f"{kind!r}"
         )
     q.check_fused(_OP, x, _shape(x, gated), dtype, granularity, scale)
@@ -150,7 +149,7 @@ FUSED_ACT_QUANTIZE = OpSpec(
         + cases(
             sizes=[{"K": k} for k in (7, 129, 4100)],
             options=[{"kind": kind} for kind in KINDS]
-            + [{"kind": kind, **_GATED} for kind in GATES],
+            + [{"kind": kind, **_GATED} for kind in GATE_KINDS],
             leads=[(3,)],
         )
         + cases(
