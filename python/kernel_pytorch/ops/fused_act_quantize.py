@@ -34,8 +34,8 @@ def _check(
         )
     if gated and kind not in GATE_KINDS:
         raise ValueError(
-            f"{_OP}: argument 'kind' must be one of {', '.join(map(repr, GATE_KINDS))} when gated, got "
-            f"{kind!r}"
+            f"{_OP}: argument 'kind' must be one of {', '.join(map(repr, GATE_KINDS))} when "
+            f"gated, got {kind!r}"
         )
     q.check_fused(_OP, x, _shape(x, gated), dtype, granularity, scale)
 
