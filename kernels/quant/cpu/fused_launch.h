@@ -10,7 +10,7 @@
 #include "kernels/base/scratch.h"
 #include "kernels/base/variant.h"
 #include "kernels/quant/cpu/fused_rows.h"
-#include "kernels/quant/cpu/scale_checks.h"
+#include "kernels/quant/scale_checks.h"
 
 namespace kpt::cpu {
 
