@@ -1,4 +1,4 @@
-// The attention family: attention_forward.
+// The attention family: attention_forward, attention_decode, attention_paged.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 
@@ -6,10 +6,31 @@
 
 #include "bindings/base/call.h"
 #include "bindings/families.h"
+#include "kernels/attention/attention_decode.h"
 #include "kernels/attention/attention_forward.h"
 
 namespace kpt::bindings {
 namespace nb = nanobind;
+namespace {
+
+// What attention_decode and attention_paged have in common.
+void TakeDecode(Call& call, nb::handle out, nb::handle q, nb::handle seq_lens,
+                std::optional<double> scale, int64_t window_left, double softcap,
+                nb::handle alibi_slopes, nb::handle sinks, nb::handle k_scale, nb::handle v_scale,
+                cpu::AttentionDecodeArgs* args) {
+  call.Output("out", out, &args->out);
+  call.Input("q", q, &args->q);
+  call.Input("seq_lens", seq_lens, &args->seq_lens);
+  if (scale.has_value()) args->scale = static_cast<float>(*scale);
+  args->window_left = window_left;
+  args->softcap = static_cast<float>(softcap);
+  call.OptionalInput("alibi_slopes", alibi_slopes, &args->alibi_slopes);
+  call.OptionalInput("sinks", sinks, &args->sinks);
+  call.OptionalInput("k_scale", k_scale, &args->k_scale, Layout::kAny);
+  call.OptionalInput("v_scale", v_scale, &args->v_scale, Layout::kAny);
+}
+
+}  // namespace
 
 void BindAttention(nb::module_& m) {
   AddVariants("attention_forward", cpu::AttentionForwardVariants());
@@ -44,6 +65,46 @@ void BindAttention(nb::module_& m) {
       nb::arg("window_right"), nb::arg("softcap"), nb::arg("alibi_slopes").none(),
       nb::arg("sinks").none(), nb::arg("q_doc").none(), nb::arg("k_doc").none(),
       nb::arg("prefix_len"));
+
+  AddVariants("attention_decode", cpu::AttentionDecodeVariants());
+  m.def(
+      "attention_decode",
+      [](nb::handle out, nb::handle q, nb::handle k_cache, nb::handle v_cache, nb::handle seq_lens,
+         std::optional<double> scale, int64_t window_left, double softcap, nb::handle alibi_slopes,
+         nb::handle sinks, nb::handle k_scale, nb::handle v_scale) {
+        Call call("attention_decode");
+        cpu::AttentionDecodeArgs args;
+        call.Input("k_cache", k_cache, &args.k);
+        call.Input("v_cache", v_cache, &args.v);
+        TakeDecode(call, out, q, seq_lens, scale, window_left, softcap, alibi_slopes, sinks,
+                   k_scale, v_scale, &args);
+        return call.Run(cpu::AttentionDecode, args);
+      },
+      nb::arg("out"), nb::arg("q"), nb::arg("k_cache"), nb::arg("v_cache"), nb::arg("seq_lens"),
+      nb::arg("scale").none(), nb::arg("window_left"), nb::arg("softcap"),
+      nb::arg("alibi_slopes").none(), nb::arg("sinks").none(), nb::arg("k_scale").none(),
+      nb::arg("v_scale").none());
+
+  AddVariants("attention_paged", cpu::AttentionDecodeVariants());
+  m.def(
+      "attention_paged",
+      [](nb::handle out, nb::handle q, nb::handle k_pages, nb::handle v_pages,
+         nb::handle block_table, nb::handle seq_lens, nb::handle k_scale, nb::handle v_scale,
+         std::optional<double> scale, int64_t window_left, double softcap, nb::handle alibi_slopes,
+         nb::handle sinks) {
+        Call call("attention_paged");
+        cpu::AttentionDecodeArgs args;
+        call.Input("k_pages", k_pages, &args.k);
+        call.Input("v_pages", v_pages, &args.v);
+        call.Input("block_table", block_table, &args.block_table);
+        TakeDecode(call, out, q, seq_lens, scale, window_left, softcap, alibi_slopes, sinks,
+                   k_scale, v_scale, &args);
+        return call.Run(cpu::AttentionPaged, args);
+      },
+      nb::arg("out"), nb::arg("q"), nb::arg("k_pages"), nb::arg("v_pages"), nb::arg("block_table"),
+      nb::arg("seq_lens"), nb::arg("k_scale").none(), nb::arg("v_scale").none(),
+      nb::arg("scale").none(), nb::arg("window_left"), nb::arg("softcap"),
+      nb::arg("alibi_slopes").none(), nb::arg("sinks").none());
 }
 
 }  // namespace kpt::bindings

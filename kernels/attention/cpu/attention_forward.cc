@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "kernels/attention/cpu/attention_checks.h"
 #include "kernels/attention/cpu/flash_driver.h"
 #include "kernels/attention/cpu/flash_kernels.h"
 #include "kernels/base/row_checks.h"
@@ -13,72 +14,42 @@ namespace {
 
 constexpr char kOp[] = "attention_forward";
 
-Status Wrong(const char* arg, const std::string& expected, const std::string& got) {
-  return Status::InvalidArgument(Argument(kOp, arg) + "must " + expected + ", got " + got);
-}
-
-Status WrongType(const char* arg, const std::string& expected, DType got) {
-  return Status::TypeError(Argument(kOp, arg) + "must have dtype " + expected + ", got " +
-                           Name(got));
-}
-
-Status CheckRank(const char* arg, const TensorView& t, int rank) {
-  if (t.rank == rank) return Status();
-  return Wrong(arg, "have " + std::to_string(rank) + " dimensions", ShapeText(t));
-}
-
-Status CheckShape(const char* arg, const TensorView& t, const int64_t* shape, int rank) {
-  TensorView expected;
-  expected.rank = rank;
-  bool same = t.rank == rank;
-  for (int i = 0; i < rank; ++i) {
-    expected.shape[i] = shape[i];
-    same = same && t.shape[i] == shape[i];
-  }
-  return same ? Status() : Wrong(arg, "have shape " + ShapeText(expected), ShapeText(t));
-}
-
-Status CheckDense(const char* arg, const TensorView& t) {
-  if (t.dim(-1) <= 1 || t.stride(-1) == 1) return Status();
-  return Wrong(arg, "have a dense last dimension", "stride " + std::to_string(t.stride(-1)));
-}
-
 Status CheckTensors(const AttentionForwardArgs& a) {
-  KPT_RETURN_IF_ERROR(CheckRank("q", a.q, 4));
-  KPT_RETURN_IF_ERROR(CheckRank("k", a.k, 4));
-  KPT_RETURN_IF_ERROR(CheckRank("v", a.v, 4));
+  KPT_RETURN_IF_ERROR(CheckRank(kOp, "q", a.q, 4));
+  KPT_RETURN_IF_ERROR(CheckRank(kOp, "k", a.k, 4));
+  KPT_RETURN_IF_ERROR(CheckRank(kOp, "v", a.v, 4));
   const DType dtype = a.q.dtype;
   if (dtype != DType::kFloat32 && dtype != DType::kFloat16 && dtype != DType::kBFloat16) {
-    return WrongType("q", "float32, float16 or bfloat16", dtype);
+    return WrongType(kOp, "q", "float32, float16 or bfloat16", dtype);
   }
-  if (a.k.dtype != dtype) return WrongType("k", Name(dtype), a.k.dtype);
-  if (a.v.dtype != dtype) return WrongType("v", Name(dtype), a.v.dtype);
-  if (a.out.dtype != dtype) return WrongType("out", Name(dtype), a.out.dtype);
-  if (a.lse.dtype != DType::kFloat32) return WrongType("lse", "float32", a.lse.dtype);
+  if (a.k.dtype != dtype) return WrongType(kOp, "k", Name(dtype), a.k.dtype);
+  if (a.v.dtype != dtype) return WrongType(kOp, "v", Name(dtype), a.v.dtype);
+  if (a.out.dtype != dtype) return WrongType(kOp, "out", Name(dtype), a.out.dtype);
+  if (a.lse.dtype != DType::kFloat32) return WrongType(kOp, "lse", "float32", a.lse.dtype);
 
   const int64_t batch = a.q.dim(0), heads_q = a.q.dim(1), heads_kv = a.k.dim(1);
   const int64_t k_shape[4] = {batch, heads_kv, a.k.dim(2), a.q.dim(3)};
-  KPT_RETURN_IF_ERROR(CheckShape("k", a.k, k_shape, 4));
+  KPT_RETURN_IF_ERROR(CheckShape(kOp, "k", a.k, k_shape, 4));
   const int64_t v_shape[4] = {batch, heads_kv, a.k.dim(2), a.v.dim(3)};
-  KPT_RETURN_IF_ERROR(CheckShape("v", a.v, v_shape, 4));
+  KPT_RETURN_IF_ERROR(CheckShape(kOp, "v", a.v, v_shape, 4));
   const int64_t out_shape[4] = {batch, heads_q, a.q.dim(2), a.v.dim(3)};
-  KPT_RETURN_IF_ERROR(CheckShape("out", a.out, out_shape, 4));
-  KPT_RETURN_IF_ERROR(CheckShape("lse", a.lse, out_shape, 3));
+  KPT_RETURN_IF_ERROR(CheckShape(kOp, "out", a.out, out_shape, 4));
+  KPT_RETURN_IF_ERROR(CheckShape(kOp, "lse", a.lse, out_shape, 3));
   if (heads_q != 0 && (heads_kv == 0 || heads_q % heads_kv != 0)) {
-    return Wrong("q", "have a multiple of k's " + std::to_string(heads_kv) + " heads",
+    return Wrong(kOp, "q", "have a multiple of k's " + std::to_string(heads_kv) + " heads",
                  std::to_string(heads_q));
   }
-  KPT_RETURN_IF_ERROR(CheckDense("q", a.q));
-  KPT_RETURN_IF_ERROR(CheckDense("k", a.k));
-  KPT_RETURN_IF_ERROR(CheckDense("v", a.v));
-  return CheckDense("out", a.out);
+  KPT_RETURN_IF_ERROR(CheckDense(kOp, "q", a.q));
+  KPT_RETURN_IF_ERROR(CheckDense(kOp, "k", a.k));
+  KPT_RETURN_IF_ERROR(CheckDense(kOp, "v", a.v));
+  return CheckDense(kOp, "out", a.out);
 }
 
 Status CheckMask(const AttentionForwardArgs& a) {
   if (!a.mask.present()) return Status();
   if (a.mask.dtype != DType::kBool && a.mask.dtype != DType::kFloat32 &&
       a.mask.dtype != a.q.dtype) {
-    return WrongType("mask", std::string("bool, float32 or ") + Name(a.q.dtype), a.mask.dtype);
+    return WrongType(kOp, "mask", std::string("bool, float32 or ") + Name(a.q.dtype), a.mask.dtype);
   }
   TensorView full;
   full.rank = 4;
@@ -88,57 +59,57 @@ Status CheckMask(const AttentionForwardArgs& a) {
   for (int i = 1; i <= a.mask.rank && fits; ++i) {
     fits = a.mask.dim(-i) == full.dim(-i) || a.mask.dim(-i) == 1;
   }
-  return fits ? Status() : Wrong("mask", "broadcast to " + ShapeText(full), ShapeText(a.mask));
+  return fits ? Status() : Wrong(kOp, "mask", "broadcast to " + ShapeText(full), ShapeText(a.mask));
 }
 
 Status CheckDocuments(const AttentionForwardArgs& a) {
   if (a.q_doc.present() != a.k_doc.present()) {
     const bool q_missing = !a.q_doc.present();
-    return Wrong(q_missing ? "q_doc" : "k_doc",
+    return Wrong(kOp, q_missing ? "q_doc" : "k_doc",
                  std::string("be given together with ") + (q_missing ? "'k_doc'" : "'q_doc'"),
                  "None");
   }
   if (!a.q_doc.present()) return Status();
   const DType dtype = a.q_doc.dtype;
   if (dtype != DType::kInt32 && dtype != DType::kInt64) {
-    return WrongType("q_doc", "int32 or int64", dtype);
+    return WrongType(kOp, "q_doc", "int32 or int64", dtype);
   }
-  if (a.k_doc.dtype != dtype) return WrongType("k_doc", Name(dtype), a.k_doc.dtype);
+  if (a.k_doc.dtype != dtype) return WrongType(kOp, "k_doc", Name(dtype), a.k_doc.dtype);
   const int64_t q_shape[2] = {a.q.dim(0), a.q.dim(2)};
   const int64_t k_shape[2] = {a.k.dim(0), a.k.dim(2)};
-  KPT_RETURN_IF_ERROR(CheckShape("q_doc", a.q_doc, q_shape, 2));
-  return CheckShape("k_doc", a.k_doc, k_shape, 2);
+  KPT_RETURN_IF_ERROR(CheckShape(kOp, "q_doc", a.q_doc, q_shape, 2));
+  return CheckShape(kOp, "k_doc", a.k_doc, k_shape, 2);
 }
 
 Status CheckOptions(const AttentionForwardArgs& a) {
   const int64_t heads[2] = {a.q.dim(0), a.q.dim(1)};
   if (a.alibi_slopes.present()) {
     if (a.alibi_slopes.dtype != DType::kFloat32) {
-      return WrongType("alibi_slopes", "float32", a.alibi_slopes.dtype);
+      return WrongType(kOp, "alibi_slopes", "float32", a.alibi_slopes.dtype);
     }
     const bool per_batch = a.alibi_slopes.rank == 2;
-    KPT_RETURN_IF_ERROR(CheckShape("alibi_slopes", a.alibi_slopes, per_batch ? heads : heads + 1,
-                                   per_batch ? 2 : 1));
+    KPT_RETURN_IF_ERROR(CheckShape(kOp, "alibi_slopes", a.alibi_slopes,
+                                   per_batch ? heads : heads + 1, per_batch ? 2 : 1));
   }
   if (a.sinks.present()) {
-    if (a.sinks.dtype != DType::kFloat32) return WrongType("sinks", "float32", a.sinks.dtype);
-    KPT_RETURN_IF_ERROR(CheckShape("sinks", a.sinks, heads + 1, 1));
+    if (a.sinks.dtype != DType::kFloat32) return WrongType(kOp, "sinks", "float32", a.sinks.dtype);
+    KPT_RETURN_IF_ERROR(CheckShape(kOp, "sinks", a.sinks, heads + 1, 1));
   }
   KPT_RETURN_IF_ERROR(CheckDocuments(a));
   if (!(a.softcap >= 0.0f) || std::isinf(a.softcap)) {
-    return Wrong("softcap", "be finite and not negative", std::to_string(a.softcap));
+    return Wrong(kOp, "softcap", "be finite and not negative", std::to_string(a.softcap));
   }
   if (a.scale.has_value() && !std::isfinite(*a.scale)) {
-    return Wrong("scale", "be finite", std::to_string(*a.scale));
+    return Wrong(kOp, "scale", "be finite", std::to_string(*a.scale));
   }
   if (a.window_left < -1) {
-    return Wrong("window_left", "be -1 (no limit) or more", std::to_string(a.window_left));
+    return Wrong(kOp, "window_left", "be -1 (no limit) or more", std::to_string(a.window_left));
   }
   if (a.window_right < -1) {
-    return Wrong("window_right", "be -1 (no limit) or more", std::to_string(a.window_right));
+    return Wrong(kOp, "window_right", "be -1 (no limit) or more", std::to_string(a.window_right));
   }
   if (a.prefix_len < 0) {
-    return Wrong("prefix_len", "not be negative", std::to_string(a.prefix_len));
+    return Wrong(kOp, "prefix_len", "not be negative", std::to_string(a.prefix_len));
   }
   return Status();
 }

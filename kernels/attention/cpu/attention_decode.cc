@@ -1,0 +1,251 @@
+// attention_decode, attention_paged: argument checks, variant table.
+#include "kernels/attention/attention_decode.h"
+
+#include <cmath>
+#include <string>
+
+#include "kernels/attention/cpu/attention_checks.h"
+#include "kernels/attention/cpu/decode_driver.h"
+#include "kernels/attention/cpu/decode_kernels.h"
+
+namespace kpt::cpu {
+namespace {
+
+// What the operators call k and v.
+const char* KName(const AttentionDecodeArgs& a) {
+  return a.block_table.present() ? "k_pages" : "k_cache";
+}
+const char* VName(const AttentionDecodeArgs& a) {
+  return a.block_table.present() ? "v_pages" : "v_cache";
+}
+
+Status CheckTypes(const char* op, const AttentionDecodeArgs& a) {
+  const DType dtype = a.q.dtype;
+  if (dtype != DType::kFloat32 && dtype != DType::kFloat16 && dtype != DType::kBFloat16) {
+    return WrongType(op, "q", "float32, float16 or bfloat16", dtype);
+  }
+  if (a.k.dtype != dtype && a.k.dtype != DType::kInt8 && a.k.dtype != DType::kFloat8E4M3FN) {
+    return WrongType(op, KName(a), std::string(Name(dtype)) + ", int8 or float8_e4m3fn", a.k.dtype);
+  }
+  if (a.v.dtype != a.k.dtype) return WrongType(op, VName(a), Name(a.k.dtype), a.v.dtype);
+  if (a.out.dtype != dtype) return WrongType(op, "out", Name(dtype), a.out.dtype);
+  if (a.seq_lens.dtype != DType::kInt32 && a.seq_lens.dtype != DType::kInt64) {
+    return WrongType(op, "seq_lens", "int32 or int64", a.seq_lens.dtype);
+  }
+  const struct {
+    const char* name;
+    const TensorView& view;
+  } floats[] = {{"k_scale", a.k_scale},
+                {"v_scale", a.v_scale},
+                {"alibi_slopes", a.alibi_slopes},
+                {"sinks", a.sinks}};
+  for (const auto& f : floats) {
+    if (f.view.present() && f.view.dtype != DType::kFloat32) {
+      return WrongType(op, f.name, "float32", f.view.dtype);
+    }
+  }
+  return Status();
+}
+
+Status CheckShapes(const char* op, const AttentionDecodeArgs& a) {
+  KPT_RETURN_IF_ERROR(CheckRank(op, "q", a.q, 4));
+  KPT_RETURN_IF_ERROR(CheckRank(op, KName(a), a.k, 4));
+  KPT_RETURN_IF_ERROR(CheckRank(op, VName(a), a.v, 4));
+  const int64_t heads_q = a.q.dim(1), heads_kv = a.k.dim(1);
+  const bool paged = a.block_table.present();
+  const int64_t k_shape[4] = {paged ? a.k.dim(0) : a.q.dim(0), heads_kv, a.k.dim(2), a.q.dim(3)};
+  KPT_RETURN_IF_ERROR(CheckShape(op, KName(a), a.k, k_shape, 4));
+  const int64_t v_shape[4] = {k_shape[0], heads_kv, a.k.dim(2), a.v.dim(3)};
+  KPT_RETURN_IF_ERROR(CheckShape(op, VName(a), a.v, v_shape, 4));
+  const int64_t out_shape[4] = {a.q.dim(0), heads_q, a.q.dim(2), a.v.dim(3)};
+  KPT_RETURN_IF_ERROR(CheckShape(op, "out", a.out, out_shape, 4));
+  KPT_RETURN_IF_ERROR(CheckShape(op, "seq_lens", a.seq_lens, out_shape, 1));
+  if (a.q.dim(2) > kDecodeMaxQueries) {
+    return Wrong(op, "q", "have at most 8 query tokens", std::to_string(a.q.dim(2)));
+  }
+  if (heads_q != 0 && (heads_kv == 0 || heads_q % heads_kv != 0)) {
+    return Wrong(
+        op, "q",
+        std::string("have a multiple of ") + KName(a) + "'s " + std::to_string(heads_kv) + " heads",
+        std::to_string(heads_q));
+  }
+  if (a.alibi_slopes.present()) {
+    KPT_RETURN_IF_ERROR(CheckShape(op, "alibi_slopes", a.alibi_slopes, out_shape + 1, 1));
+  }
+  if (a.sinks.present()) KPT_RETURN_IF_ERROR(CheckShape(op, "sinks", a.sinks, out_shape + 1, 1));
+  for (const auto& [name, scale] :
+       {std::pair<const char*, const TensorView&>{"k_scale", a.k_scale}, {"v_scale", a.v_scale}}) {
+    if (!scale.present()) continue;
+    bool fits = scale.rank <= 3;
+    for (int i = 1; i <= scale.rank && fits; ++i) {
+      fits = scale.dim(-i) == k_shape[3 - i] || scale.dim(-i) == 1;
+    }
+    TensorView full;
+    full.rank = 3;
+    for (int i = 0; i < 3; ++i) full.shape[i] = k_shape[i];
+    if (!fits) return Wrong(op, name, "broadcast to " + ShapeText(full), ShapeText(scale));
+  }
+  KPT_RETURN_IF_ERROR(CheckDense(op, "q", a.q));
+  KPT_RETURN_IF_ERROR(CheckDense(op, KName(a), a.k));
+  KPT_RETURN_IF_ERROR(CheckDense(op, VName(a), a.v));
+  return CheckDense(op, "out", a.out);
+}
+
+Status CheckOptions(const char* op, const AttentionDecodeArgs& a) {
+  if (!(a.softcap >= 0.0f) || std::isinf(a.softcap)) {
+    return Wrong(op, "softcap", "be finite and not negative", std::to_string(a.softcap));
+  }
+  if (a.scale.has_value() && !std::isfinite(*a.scale)) {
+    return Wrong(op, "scale", "be finite", std::to_string(*a.scale));
+  }
+  if (a.window_left < -1) {
+    return Wrong(op, "window_left", "be -1 (no limit) or more", std::to_string(a.window_left));
+  }
+  return Status();
+}
+
+Status CheckMemory(const char* op, const AttentionDecodeArgs& a) {
+  const struct {
+    const char* name;
+    const TensorView& view;
+  } inputs[] = {{"q", a.q},
+                {KName(a), a.k},
+                {VName(a), a.v},
+                {"seq_lens", a.seq_lens},
+                {"k_scale", a.k_scale},
+                {"v_scale", a.v_scale},
+                {"alibi_slopes", a.alibi_slopes},
+                {"sinks", a.sinks},
+                {"block_table", a.block_table}};
+  for (const auto& input : inputs) {
+    KPT_RETURN_IF_ERROR(CheckOverlap(op, "out", a.out, input.name, input.view, false));
+  }
+  return CheckWritesOnce(op, "out", a.out);
+}
+
+// Lengths and pages address memory.
+Status CheckLengths(const char* op, const DecodeProblem& p) {
+  for (int64_t b = 0; b < p.batch; ++b) {
+    const int64_t n = SeqLen(p, b);
+    if (n < 0 || n > p.capacity) {
+      return Wrong(op, "seq_lens", "be from 0 to the cache's " + std::to_string(p.capacity),
+                   std::to_string(n) + " at " + std::to_string(b));
+    }
+    for (int64_t i = 0; p.block_table != nullptr && i * p.page_size < n; ++i) {
+      const int64_t page = p.block_table[b * p.table_batch + i * p.table_page];
+      if (page >= 0 && page < p.num_pages) continue;
+      return Wrong(
+          op, "block_table", "name pages from 0 to " + std::to_string(p.num_pages - 1),
+          std::to_string(page) + " at [" + std::to_string(b) + ", " + std::to_string(i) + "]");
+    }
+  }
+  return Status();
+}
+
+DecodeCache Cache(const TensorView& data, const TensorView& scale) {
+  DecodeCache cache{data.data, {data.strides[0], data.strides[1], data.strides[2]}, nullptr, {}};
+  if (scale.present()) {
+    const auto stride = [&](int i) -> int64_t {
+      const int at = i - (3 - scale.rank);
+      return at < 0 || scale.dim(at) == 1 ? 0 : scale.stride(at);
+    };
+    cache.scale = scale.as<float>();
+    cache.scale_stride = {stride(0), stride(1), stride(2)};
+  }
+  return cache;
+}
+
+DecodeProblem Resolve(const AttentionDecodeArgs& a) {
+  DecodeProblem p{};
+  p.q = a.q.data;
+  p.out = a.out.mutable_data();
+  p.q_stride = {a.q.strides[0], a.q.strides[1], a.q.strides[2]};
+  p.out_stride = {a.out.strides[0], a.out.strides[1], a.out.strides[2]};
+  p.dtype = a.q.dtype;
+  p.cache_dtype = a.k.dtype;
+  p.k = Cache(a.k, a.k_scale);
+  p.v = Cache(a.v, a.v_scale);
+  p.seq_lens = a.seq_lens.data;
+  p.seq_lens_dtype = a.seq_lens.dtype;
+  p.seq_lens_stride = a.seq_lens.strides[0];
+  p.capacity = a.k.dim(2);
+  if (a.block_table.present()) {
+    p.block_table = a.block_table.as<int32_t>();
+    p.table_batch = a.block_table.stride(0);
+    p.table_page = a.block_table.stride(1);
+    p.page_size = a.k.dim(2);
+    p.num_pages = a.k.dim(0);
+    p.capacity = p.page_size * a.block_table.dim(1);
+  }
+  p.batch = a.q.dim(0);
+  p.heads_q = a.q.dim(1);
+  p.heads_kv = a.k.dim(1);
+  p.seqlen_q = a.q.dim(2);
+  p.dim_qk = a.q.dim(3);
+  p.dim_v = a.v.dim(3);
+  p.scale = a.scale.has_value() ? *a.scale : 1.0f / std::sqrt(static_cast<float>(p.dim_qk));
+  p.softcap = a.softcap;
+  // A limit beyond every distance is no limit.
+  p.window_left = a.window_left >= p.capacity ? -1 : a.window_left;
+  if (a.alibi_slopes.present()) {
+    p.alibi = a.alibi_slopes.as<float>();
+    p.alibi_stride = a.alibi_slopes.stride(0);
+  }
+  if (a.sinks.present()) {
+    p.sinks = a.sinks.as<float>();
+    p.sinks_stride = a.sinks.stride(0);
+  }
+  return p;
+}
+
+bool FitsKernels(const LaunchContext&, const DecodeProblem& p) {
+  return p.dim_qk >= 1 && p.dim_qk <= kDecodeMaxDim && p.dim_v >= 1 && p.dim_v <= kDecodeMaxDim &&
+         p.cache_dtype != DType::kFloat8E4M3FN;
+}
+
+template <DecodeKernel (*kKernel)()>
+Status RunKernel(const LaunchContext& ctx, const DecodeProblem& p) {
+  static const DecodeKernel kernel = kKernel();
+  return RunDecode(ctx, kernel, p);
+}
+
+constexpr Variant<DecodeProblem> kVariants[] = {
+#if defined(KPT_HAVE_X86_VARIANTS)
+    {"avx512", Isa::kAvx512, FitsKernels, RunKernel<avx512::FloatDecodeKernel>},
+    {"avx2", Isa::kAvx2, FitsKernels, RunKernel<avx2::FloatDecodeKernel>},
+#endif
+    {"baseline", Isa::kBaseline, FitsKernels, RunKernel<baseline::FloatDecodeKernel>},
+};
+
+Status Run(const char* op, const LaunchContext& ctx, const AttentionDecodeArgs& args) {
+  KPT_RETURN_IF_ERROR(CheckTypes(op, args));
+  KPT_RETURN_IF_ERROR(CheckShapes(op, args));
+  KPT_RETURN_IF_ERROR(CheckOptions(op, args));
+  KPT_RETURN_IF_ERROR(CheckMemory(op, args));
+  const DecodeProblem p = Resolve(args);
+  KPT_RETURN_IF_ERROR(CheckLengths(op, p));
+  return RunFirst(op, kVariants, ctx, p);
+}
+
+}  // namespace
+
+Status AttentionDecode(const LaunchContext& ctx, const AttentionDecodeArgs& args) {
+  return Run("attention_decode", ctx, args);
+}
+
+Status AttentionPaged(const LaunchContext& ctx, const AttentionDecodeArgs& args) {
+  constexpr char kOp[] = "attention_paged";
+  KPT_RETURN_IF_ERROR(CheckRank(kOp, "block_table", args.block_table, 2));
+  if (args.block_table.dtype != DType::kInt32) {
+    return WrongType(kOp, "block_table", "int32", args.block_table.dtype);
+  }
+  if (args.block_table.dim(0) != args.q.dim(0)) {
+    return Wrong(kOp, "block_table", "have a row for each of " + std::to_string(args.q.dim(0)),
+                 ShapeText(args.block_table));
+  }
+  return Run(kOp, ctx, args);
+}
+
+std::vector<VariantInfo> AttentionDecodeVariants() { return ListVariants(kVariants); }
+
+}  // namespace kpt::cpu

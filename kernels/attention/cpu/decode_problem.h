@@ -1,0 +1,105 @@
+// The plain data that pass between the driver of attention_decode and its per-ISA kernels.
+//
+// Included by files compiled for different instruction sets: every function is static.
+#ifndef KPT_KERNELS_ATTENTION_CPU_DECODE_PROBLEM_H_
+#define KPT_KERNELS_ATTENTION_CPU_DECODE_PROBLEM_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/attention/cpu/flash_problem.h"
+#include "kernels/base/dtype.h"
+
+namespace kpt::cpu {
+
+inline constexpr int kDecodeMaxDim = kFlashMaxDim;
+inline constexpr int kDecodeMaxQueries = 8;
+inline constexpr int kDecodeRows = 32;  // query rows of one unit of work
+inline constexpr int kDecodeKeys = 64;  // keys of one block: their scores stay in the first cache
+
+// One of the caches. Strides in elements; batch is the stride of pages where there are pages.
+struct DecodeCache {
+  const void* data;
+  HeadStrides stride;
+  const float* scale;  // nullptr: none
+  HeadStrides scale_stride;
+};
+
+// attention_decode.h with everything checked and resolved.
+struct DecodeProblem {
+  const void* q;
+  void* out;
+  HeadStrides q_stride, out_stride;
+  DType dtype, cache_dtype;
+  DecodeCache k, v;
+  const void* seq_lens;
+  DType seq_lens_dtype;
+  int64_t seq_lens_stride;
+  const int32_t* block_table;  // nullptr: contiguous caches
+  int64_t table_batch, table_page;
+  int64_t page_size, num_pages, capacity;
+  int64_t batch, heads_q, heads_kv, seqlen_q, dim_qk, dim_v;
+  float scale, softcap;
+  int64_t window_left;
+  const float* alibi;  // nullptr: none
+  int64_t alibi_stride;
+  const float* sinks;  // nullptr: none
+  int64_t sinks_stride;
+};
+
+[[maybe_unused]] static inline int64_t SeqLen(const DecodeProblem& p, int64_t batch) {
+  const int64_t at = batch * p.seq_lens_stride;
+  return p.seq_lens_dtype == DType::kInt32 ? static_cast<const int32_t*>(p.seq_lens)[at]
+                                           : static_cast<const int64_t*>(p.seq_lens)[at];
+}
+
+// Where key j of a batch entry lies: its entry or page, and its row there.
+struct KeyPlace {
+  int64_t first;
+  int64_t row;
+};
+
+[[maybe_unused]] static inline KeyPlace PlaceOf(const DecodeProblem& p, int64_t batch,
+                                                int64_t key) {
+  if (p.block_table == nullptr) return {batch, key};
+  const int64_t page = key / p.page_size;
+  return {p.block_table[batch * p.table_batch + page * p.table_page], key % p.page_size};
+}
+
+// Query rows [row, row + rows) of the rows that read one KV head: row r is token r % Sq of the
+// head's query head r / Sq.
+struct DecodeUnit {
+  int64_t batch;
+  int64_t head_kv;
+  int64_t row;
+  int rows;
+  int64_t seq_len;
+  KeyRange keys;  // what some row sees
+};
+
+// The softmax of rows over some keys: maximum and sum of the weights, and the weighted sum of v,
+// `dim` floats a row.
+struct DecodePartial {
+  float* max;
+  float* sum;
+  float* out;
+};
+
+struct DecodeKernel {
+  size_t (*state_bytes)();                      // working memory of a thread
+  int64_t (*padded_dim)(const DecodeProblem&);  // floats of a row of DecodePartial::out
+  // Reads the unit's queries into the state.
+  void (*begin)(const DecodeProblem&, const DecodeUnit&, void* state);
+  // The partial result over keys [range.begin, range.end) of the unit.
+  void (*piece)(const DecodeProblem&, const DecodeUnit&, KeyRange range, void* state,
+                const DecodePartial& result);
+  // total += piece, for `rows` rows.
+  void (*fold)(const DecodeProblem&, int rows, const DecodePartial& piece,
+               const DecodePartial& total);
+  // Writes the unit's rows of out.
+  void (*finish)(const DecodeProblem&, const DecodeUnit&, const DecodePartial& total);
+};
+
+}  // namespace kpt::cpu
+
+#endif  // KPT_KERNELS_ATTENTION_CPU_DECODE_PROBLEM_H_
