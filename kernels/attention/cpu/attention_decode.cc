@@ -199,8 +199,7 @@ DecodeProblem Resolve(const AttentionDecodeArgs& a) {
 }
 
 bool FitsKernels(const LaunchContext&, const DecodeProblem& p) {
-  return p.dim_qk >= 1 && p.dim_qk <= kDecodeMaxDim && p.dim_v >= 1 && p.dim_v <= kDecodeMaxDim &&
-         p.cache_dtype != DType::kFloat8E4M3FN;
+  return p.dim_qk >= 1 && p.dim_qk <= kDecodeMaxDim && p.dim_v >= 1 && p.dim_v <= kDecodeMaxDim;
 }
 
 template <DecodeKernel (*kKernel)()>

@@ -12,14 +12,38 @@
 HWY_BEFORE_NAMESPACE();
 namespace kpt::cpu::KPT_SIMD_NS {
 
-KPT_SIMD_INLINE FloatVec Load(const int8_t* p) {
-  const hn::RebindToSigned<FloatTag> di;
-  return hn::ConvertTo(FloatTag(), hn::PromoteTo(di, hn::LoadU(hn::Rebind<int8_t, FloatTag>(), p)));
+struct E4M3Code {
+  uint8_t bits;
+};
+
+using ByteTag8 = hn::Rebind<uint8_t, FloatTag>;
+using SByteTag8 = hn::Rebind<int8_t, FloatTag>;
+
+KPT_SIMD_INLINE FloatVec WidenBytes(hn::Vec<SByteTag8> bytes) {
+  return hn::ConvertTo(FloatTag(), hn::PromoteTo(hn::RebindToSigned<FloatTag>(), bytes));
 }
+KPT_SIMD_INLINE FloatVec Load(const int8_t* p) { return WidenBytes(hn::LoadU(SByteTag8(), p)); }
 KPT_SIMD_INLINE FloatVec LoadN(const int8_t* p, int64_t n) {
-  const hn::RebindToSigned<FloatTag> di;
-  const auto bytes = hn::LoadN(hn::Rebind<int8_t, FloatTag>(), p, static_cast<size_t>(n));
-  return hn::ConvertTo(FloatTag(), hn::PromoteTo(di, bytes));
+  return WidenBytes(hn::LoadN(SByteTag8(), p, static_cast<size_t>(n)));
+}
+
+// float8_e4m3fn by way of half, whose exponent's bias is 8 more.
+KPT_SIMD_INLINE FloatVec WidenCodes(hn::Vec<ByteTag8> codes) {
+  const hn::Rebind<uint16_t, FloatTag> dw;
+  const hn::RebindToSigned<decltype(dw)> di;
+  const auto wide = hn::PromoteTo(dw, codes);
+  const auto moved = hn::BitCast(dw, hn::ShiftRight<1>(hn::BitCast(di, hn::ShiftLeft<8>(wide))));
+  const auto most = hn::Set(dw, uint16_t{0x7f});
+  const auto nan =
+      hn::IfThenElseZero(hn::Eq(hn::And(wide, most), most), hn::Set(dw, uint16_t{0x7e00}));
+  const auto half = hn::Or(hn::And(moved, hn::Set(dw, uint16_t{0xbf80})), nan);
+  return hn::Mul(Widen(hn::BitCast(HalfTag(), half)), Set(256.0f));
+}
+KPT_SIMD_INLINE FloatVec Load(const E4M3Code* p) {
+  return WidenCodes(hn::LoadU(ByteTag8(), &p->bits));
+}
+KPT_SIMD_INLINE FloatVec LoadN(const E4M3Code* p, int64_t n) {
+  return WidenCodes(hn::LoadN(ByteTag8(), &p->bits, static_cast<size_t>(n)));
 }
 
 constexpr int kStep = static_cast<int>(kLanes);
@@ -328,6 +352,8 @@ template <class T>
       return DecodePieceOf<Half>(p, unit, range, state, result);
     case DType::kInt8:
       return DecodePieceOf<int8_t>(p, unit, range, state, result);
+    case DType::kFloat8E4M3FN:
+      return DecodePieceOf<E4M3Code>(p, unit, range, state, result);
     default:
       return DecodePieceOf<BFloat16>(p, unit, range, state, result);
   }
