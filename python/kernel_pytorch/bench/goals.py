@@ -52,6 +52,11 @@ _ATTENTION = (
     ),
 )
 
+_DECODE = (
+    _goal("attention_decode", "bfloat16", "B8 H32/32 keys 4096 D128", ratio=6, share=0.9),
+    _goal("attention_decode", "bfloat16", "B1 H32/8 keys 16384 D128", ratio=25, share=0.9),
+)
+
 _LINEAR = (
     *(
         _goal("linear_act", "bfloat16", *_square(m), ratio=ratio)
@@ -108,7 +113,9 @@ _ROWS = (
     _goal("dequantize_fp8", "float8_e4m3fn", "1024x4096 tensor to bfloat16 out=", share=0.8),
 )
 
-SUITES: dict[str, tuple[Goal, ...]] = {"cpu": (*_ATTENTION, *_LINEAR, *_LOW_PRECISION, *_ROWS)}
+SUITES: dict[str, tuple[Goal, ...]] = {
+    "cpu": (*_ATTENTION, *_DECODE, *_LINEAR, *_LOW_PRECISION, *_ROWS)
+}
 """Goals by suite; ``cpu`` was set for two cores with AVX-512 BF16 (AMD Zen 4)."""
 
 
