@@ -61,7 +61,9 @@ void ExpectExact(const Problem& p, const std::string& where) {
 }
 
 TEST(AttentionDecode, MatchesDoublePrecision) {
-  for (const LaunchContext& ctx : Levels()) {
+  for (const Isa isa : Levels()) {
+    LaunchContext ctx;
+    ctx.isa = isa;
     for (const DType dtype : kFloats) {
       for (const Sizes& n : kSizes) {
         for (const bool extras : {false, true}) {
@@ -106,7 +108,9 @@ TEST(AttentionDecode, ThreadsChangeNothing) {
 
 // The same keys, cut into pages that lie in another order.
 TEST(AttentionPaged, IsTheContiguousCacheInPages) {
-  for (const LaunchContext& ctx : Levels()) {
+  for (const Isa isa : Levels()) {
+    LaunchContext ctx;
+    ctx.isa = isa;
     for (const int64_t page : {1, 7, 16}) {
       const Sizes n = {2, 4, 2, 2, 100, 48, 40};
       Problem p(DType::kFloat32, n);
@@ -155,7 +159,9 @@ TEST(AttentionPaged, IsTheContiguousCacheInPages) {
 // Bytes times their scales are the floats that they stand for.
 TEST(AttentionDecode, BytesWithScales) {
   const Sizes n = {2, 4, 2, 1, 131, 72, 40};
-  for (const LaunchContext& ctx : Levels()) {
+  for (const Isa isa : Levels()) {
+    LaunchContext ctx;
+    ctx.isa = isa;
     Problem p(DType::kFloat32, n);
     Decode d(&p);
     std::mt19937 random(5);
