@@ -128,7 +128,7 @@ TEST(AttentionPaged, IsTheContiguousCacheInPages) {
         for (int64_t i = 0; i < each; ++i) {
           // Entries that no sequence reaches name no page.
           const bool used = i * page < d.lens[static_cast<size_t>(b)];
-          const int64_t at = (b * each + i) * 7 % count;
+          const int64_t at = (b * each + i) * 11 % count;  // 11 divides no count here
           table[static_cast<size_t>(b * each + i)] = used ? static_cast<int32_t>(at) : -5;
           for (int64_t h = 0; used && h < n.heads_kv; ++h) {
             for (int64_t r = 0; r < page && i * page + r < n.seqlen_k; ++r) {
