@@ -18,7 +18,7 @@ from kernel_pytorch.ops import SPECS
 
 @pytest.fixture(scope="module")
 def record():
-    """A short run of two rows, one of them with a given output."""
+    """A short run of a few rows, one of them with a given output."""
     return run(Options(ops=("softmax",), dtypes=("bfloat16",), seconds=0.02))
 
 
@@ -26,6 +26,8 @@ def test_a_run(record):
     assert [(r.op, r.name) for r in record.rows] == [
         ("softmax", "512x1024"),
         ("softmax", "4096x4096 out="),
+        ("softmax", "512x1024 forward+backward"),
+        ("softmax", "4096x4096 forward+backward"),
     ]
     for row in record.rows:
         assert row.native and row.variant
@@ -94,8 +96,11 @@ def test_a_row_that_cannot_run_costs_no_other(monkeypatch):
 
     monkeypatch.setattr(module, "_measure", measure)
     found = run(Options(ops=("softmax",), dtypes=("bfloat16",), seconds=0.02))
-    assert [r.name for r in found.rows] == ["4096x4096 out="]
-    assert found.skipped == {"softmax 512x1024 bfloat16": "RuntimeError: no such engine"}
+    assert [r.name for r in found.rows] == ["4096x4096 out=", "4096x4096 forward+backward"]
+    assert found.skipped == {
+        f"softmax {row} bfloat16": "RuntimeError: no such engine"
+        for row in ("512x1024", "512x1024 forward+backward")
+    }
 
 
 def test_an_interrupted_run_keeps_its_rows(monkeypatch):
@@ -129,7 +134,7 @@ def test_every_goal_names_rows():
 
 
 def test_a_goal_is_met_or_missed(record):
-    assert all(row.met is not None for row in record.rows)
+    assert [row.met is not None for row in record.rows] == [True, True, False, False]
     row = _row(record, goal_ratio=2.4, goal_share=0.75, ratio=2.5, limit_share=0.76)
     assert tables.goal_text(row) == "2.4x, 75%: met"
     assert tables.goal_text(dataclasses.replace(row, ratio=2.3)) == "2.4x, 75%: missed"
@@ -172,7 +177,9 @@ def test_page(record):
     # Self-contained: nothing is fetched, nothing unescaped.
     assert not re.search(r"https?://|src=|@import|url\(", text)
     assert "a<b" not in text and "a&lt;b" in text and "row &lt;x&gt;" in text
-    assert text.count("<tr title=") == 4 and text.count('data-verdict="bad"') == 1
+    assert (
+        text.count("<tr title=") == len(record.rows) + 2 and text.count('data-verdict="bad"') == 1
+    )
     assert '<option value="a&lt;b">' in text and 'name="text"' in text
     for words in ("GFLOP/s", "GB/s", "PyTorch", "F.linear", record.versions.torch, "Not run"):
         assert words in text
