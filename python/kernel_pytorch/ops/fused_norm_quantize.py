@@ -173,7 +173,9 @@ FUSED_NORM_QUANTIZE = OpSpec(
     reference=_reference,
     eager=_eager,
     differentiable=False,
-    tolerance=Tolerance(integers=0.02),
+    # A sum with the residual is rounded to the dtype first: in bfloat16 that moves a number, and
+    # the largest of its row, by up to 2^-9 of 127.
+    tolerance=Tolerance(integers=0.5),
     build_inputs=_build,
     free_sizes=("K",),
     cost=_cost,
