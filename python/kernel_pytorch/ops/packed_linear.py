@@ -281,7 +281,7 @@ PACKED_LINEAR = OpSpec(
         'Tensor? bias=None, str activation="none", int group_size=-1, *, '
         'str compute="weight_only") -> Tensor'
     ),
-    dims={"x": "... K", "packed": "P E", "scale": "... N", "bias": "N"},
+    dims={"x": "... K", "packed": "P E", "scale": "...G N", "bias": "N"},
     arg_dtypes={
         "packed": tuple(f.dtype for f in FORMATS.values()),
         "scale": (torch.float32,),
