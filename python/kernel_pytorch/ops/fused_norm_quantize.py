@@ -121,9 +121,15 @@ def _build(
     def normal(*sizes: int) -> torch.Tensor:
         return torch.randn(sizes, generator=generator).to(dtype)
 
-    x = normal(*shape)
+    def on_grid(*sizes: int) -> torch.Tensor:
+        # Sums of two are exact in every dtype: the operator rounds them to its own before the norm,
+        # which a yardstick in float64 cannot know.
+        return (normal(*sizes).clamp(-3.9, 3.9) * 16).round() / 16
+
+    with_residual = "residual" in case.given
+    x = on_grid(*shape) if with_residual else normal(*shape)
     weight, bias = (normal(shape[-1]) if n in case.given else None for n in ("weight", "bias"))
-    residual = normal(*shape) if "residual" in case.given else None
+    residual = on_grid(*shape) if with_residual else None
     options: dict[str, Any] = {
         "norm": "rms",
         "eps": 1e-6,
@@ -173,9 +179,8 @@ FUSED_NORM_QUANTIZE = OpSpec(
     reference=_reference,
     eager=_eager,
     differentiable=False,
-    # A sum with the residual is rounded to the dtype first: in bfloat16 that moves a number, and
-    # the largest of its row, by up to 2^-9 of 127.
-    tolerance=Tolerance(integers=0.5),
+    # A scale carries the roundings of the one number that is its group's largest.
+    tolerance=Tolerance(integers=0.02, other_floors={1: 4.0}),
     build_inputs=_build,
     free_sizes=("K",),
     cost=_cost,

@@ -31,7 +31,7 @@ def test_json_file_and_page(run, tmp_path):
     code, out, err = run("bench", *_QUICK, "--json", tmp_path / "b.json", "--html", tmp_path / "b")
     assert code == 0, err
     found = Record.read(tmp_path / "b.json")
-    assert [(r.op, r.dtype) for r in found.rows] == [("softmax", "bfloat16")]
+    assert {(r.op, r.dtype) for r in found.rows} == {("softmax", "bfloat16")}
     assert "512x1024" in out and "Limits, measured in this run: fp32" in out
     assert (tmp_path / "b").read_text().startswith("<!doctype html>")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["b", "b.json"]
@@ -58,6 +58,8 @@ def test_list(kpt):
     assert result.stdout.splitlines() == [
         "softmax  512x1024  float32",
         "softmax  4096x4096 out=  float32",
+        "softmax  512x1024 forward+backward  float32",
+        "softmax  4096x4096 forward+backward  float32",
     ]
     rows = json.loads(kpt("bench", "--list", "--op", "act", "--json").stdout)["rows"]
     assert {r["op"] for r in rows} == {"act"}
