@@ -227,7 +227,7 @@ def test_no_gpu(tmp_path, monkeypatch):
             {"module": "nvidia", "nodes": ("nvidia0",)},
             ("libcuda.so.1",),
             "This build of PyTorch cannot use",
-            "pip install --force-reinstall torch --index-url",
+            "pip install --force-reinstall torch",
         ),
     ],
 )

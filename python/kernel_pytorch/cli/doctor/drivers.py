@@ -58,8 +58,7 @@ VENDORS = (
         # In a container the library comes from the host, when the container is given the GPU.
         library_fix="docker run --gpus all IMAGE  # on the machine itself: reinstall the driver",
         access_fix="sudo nvidia-modprobe -u -c=0",
-        torch_fix="pip install --force-reinstall torch "
-        "--index-url https://download.pytorch.org/whl/cu130",
+        torch_fix="pip install --force-reinstall torch  # for CUDA: PyPI's on Linux",
     ),
     Vendor(
         name="AMD",
@@ -72,8 +71,7 @@ VENDORS = (
         driver_fix={"": "sudo modprobe amdgpu"},
         library_fix="sudo amdgpu-install --usecase=rocm",
         access_fix="sudo usermod -aG render,video $USER  # then log in again",
-        torch_fix="pip install --force-reinstall torch "
-        "--index-url https://download.pytorch.org/whl/rocm7.0",
+        torch_fix="pip install --force-reinstall torch  # for ROCm: from PyTorch's own index",
     ),
     Vendor(
         name="Intel",
@@ -86,8 +84,7 @@ VENDORS = (
         driver_fix={"": "sudo modprobe xe || sudo modprobe i915"},
         library_fix="sudo apt-get install libze1 libze-intel-gpu1",
         access_fix="sudo usermod -aG render,video $USER  # then log in again",
-        torch_fix="pip install --force-reinstall torch "
-        "--index-url https://download.pytorch.org/whl/xpu",
+        torch_fix="pip install --force-reinstall torch  # for XPU: from PyTorch's own index",
     ),
 )
 
