@@ -17,6 +17,7 @@ from kernel_pytorch.backends.launcher import (
 )
 from kernel_pytorch.core.dispatch_log import noted, settle
 from kernel_pytorch.core.errors import NativeUnavailableError
+from kernel_pytorch.core.native_cpu import set_native_cpu
 from kernel_pytorch.ops import autograd
 from kernel_pytorch.ops.registry import SPECS
 from kernel_pytorch.ops.spec import OpSpec
@@ -81,7 +82,9 @@ CPU = _Cpu()
 
 
 def register() -> None:
-    """Register the launcher of every operator that has native CPU kernels."""
+    """Register the launcher of every operator that has native CPU kernels, and what detection asks
+    of the processor."""
+    set_native_cpu(lambda: {**cpu_features(), "isa": detected_isa()})
     for spec in SPECS.values():
         if "cpu" not in spec.native_backends:
             continue
