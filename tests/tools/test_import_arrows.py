@@ -31,7 +31,7 @@ _NATIVE_USERS = {"backends", "_native"}
 
 # What a layer may import from outside; a layer that is not named may import anything. torch always
 # brings typing_extensions.
-_THIRD_PARTY = {"core": {"torch", "typing_extensions"}, "ops": {"torch"}}
+_THIRD_PARTY = {"core": {"pydantic", "tomlkit", "torch", "typing_extensions"}, "ops": {"torch"}}
 # No module may import these at its top level: `import kernel_pytorch` must stay quick.
 _NEVER_AT_IMPORT = {"fastapi", "onnx", "transformers", "uvicorn", "prometheus_client", "matplotlib"}
 _STDLIB_EXTRA = {"__future__"}

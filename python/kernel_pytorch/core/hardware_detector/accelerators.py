@@ -197,7 +197,8 @@ def find_intel(probe: Probe) -> list[Accelerator]:
     """Intel's GPUs on the PCI bus; those inside processors only if PyTorch uses them."""
     built = probe.torch_build("xpu") is not None
     torch_count = probe.torch_devices("xpu") if built else 0
-    discrete, integrated = [], []
+    discrete: list[tuple[str, str, tuple[tables.Traits, str] | None]] = []
+    integrated: list[tuple[str, str, tuple[tables.Traits, str] | None]] = []
     for bus_id, device_id in _on_bus(probe, tables.INTEL_VENDOR, ("0x03", "0x12")):
         known = tables.intel_traits(device_id)
         (discrete if known else integrated).append((bus_id, device_id, known))

@@ -24,6 +24,7 @@ __all__ = [
     "intel_traits",
     "nvidia_traits",
     "tpu_traits",
+    "traits_by_name",
 ]
 
 # Vendor ids on the PCI bus.
@@ -296,3 +297,10 @@ def intel_traits(device_id: str) -> tuple[Traits, str] | None:
 def tpu_traits(version: str) -> Traits | None:
     """The generation called ``version`` ("v5e")."""
     return TPU.get(version)
+
+
+def traits_by_name(name: str) -> Traits | None:
+    """The architecture called ``name`` ("hopper", "cdna3", "pvc", "v5e"), of any vendor; the first
+    row where several have the name."""
+    rows = (*NVIDIA.values(), *AMD.values(), *INTEL.values(), *TPU.values())
+    return next((traits for traits in rows if traits.name == name), None)
