@@ -18,7 +18,7 @@ _LAYERS = (
     ("ops",),
     ("backends",),
     ("attention", "precision", "mixture_of_experts"),
-    ("optimize",),
+    ("optimize", "hardware"),
     ("models",),
     ("deployment", "monitoring", "validation"),
     ("bench", "demos"),

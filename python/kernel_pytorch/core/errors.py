@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = [
+    "ArgumentError",
     "CompilationError",
     "ConfigValidationError",
     "ContainerError",
@@ -88,6 +89,11 @@ class NativeUnavailableError(KernelPyTorchError, ImportError):
 
 class ValidationError(KernelPyTorchError, ValueError):
     """Something given is not what was expected."""
+
+
+class ArgumentError(ValidationError, AssertionError):
+    """A bad argument where earlier versions raised AssertionError: code that catches that still
+    does."""
 
 
 class ConfigValidationError(ValidationError):

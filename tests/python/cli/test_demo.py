@@ -69,3 +69,20 @@ def test_missing_weights(kpt, monkeypatch):
 
 def test_unknown_precision(kpt):
     assert kpt("demo", "--precision", "int3").exit_code == 2
+
+
+def test_a_walk_through_one_part(kpt, monkeypatch, tmp_path):
+    from kernel_pytorch.demos import flex_attention
+    from kernel_pytorch.demos.walkthrough import Walkthrough
+
+    shown = Walkthrough(title="Flexible attention")
+    shown.at_most("an error", 2.0, 1.0)
+
+    def run(*, quick, say):
+        assert quick
+        return shown
+
+    monkeypatch.setattr(flex_attention, "run", run)
+    done = kpt("demo", "--flex-attention", "--quick", "--html", tmp_path / "d.html")
+    assert done.exit_code == 1 and "not as it must be: an error: 2, bound <= 1" in done.stderr
+    assert "an error" in (tmp_path / "d.html").read_text()

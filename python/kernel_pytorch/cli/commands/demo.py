@@ -1,9 +1,9 @@
-"""``kpt demo``: a real model, before and after."""
+"""``kpt demo``: a real model, before and after; and walks through parts of the library."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,13 @@ def demo(
         float,
         typer.Option(min=0.0, metavar="S", help="To spend about, on each of both comparisons."),
     ] = 4.0,
+    flex_attention: Annotated[
+        bool,
+        typer.Option("--flex-attention", help="Instead: attention of every pattern, and of yours."),
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small sizes, for the walks through one part.")
+    ] = False,
     json: Json = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with plots here.")
@@ -34,11 +41,15 @@ def demo(
 
     Embeds real sentences with the original and the optimized model, compares speed, results and
     nearest sentences. Needs no network. Exits with 1 when the optimized model is slower or less
-    exact than promised.
+    exact than promised. The walks through one part exit with 1 when one of their checks fails.
     """
     from kernel_pytorch.cli.output import Output, Progress
 
     output = Output(json, html=html)
+    wanted = {"flex_attention": flex_attention}
+    asked = [name for name, value in wanted.items() if value]
+    if asked:
+        _walk(asked, quick, output, html)
     with Progress(output, "importing PyTorch"):
         try:
             from kernel_pytorch.demos import sentences
@@ -56,4 +67,27 @@ def demo(
     missed = [p for p in result.promises if not p.kept]
     for promise in missed:
         output.warn(f"promised but missed: {promise.what}: {promise.value:.4g} < {promise.bound:g}")
+    raise typer.Exit(int(Exit.FINDING if result.exit_code else Exit.OK))
+
+
+def _walk(asked: list[str], quick: bool, output: Any, html: Path | None) -> None:
+    """Runs the walk through one part of the library, and exits."""
+    import importlib
+
+    from kernel_pytorch.cli.output import Progress
+
+    options = [f"--{name.replace('_', '-')}" for name in asked]
+    if len(asked) > 1:
+        raise CliError(f"{' and '.join(options)}: one at a time", Exit.USAGE)
+    with Progress(output, "importing PyTorch"):
+        module = importlib.import_module(f"kernel_pytorch.demos.{asked[0]}")
+    result = module.run(quick=quick, say=output.say)
+    output.out.print(result)
+    if html is not None:
+        output.write(html, result.to_html())
+    output.finish(result.to_dict())
+    for check in result.checks:
+        if not check.kept:
+            bound = f"{'<=' if check.at_most else '>='} {check.bound:g}"
+            output.warn(f"not as it must be: {check.what}: {check.value:.4g}, bound {bound}")
     raise typer.Exit(int(Exit.FINDING if result.exit_code else Exit.OK))

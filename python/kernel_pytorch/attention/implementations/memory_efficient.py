@@ -1,0 +1,9 @@
+"""Import path of earlier versions."""
+
+from kernel_pytorch.attention.variants import (
+    ChunkedAttention,
+    LongSequenceAttention,
+    MemoryEfficientAttention,
+)
+
+__all__ = ["ChunkedAttention", "LongSequenceAttention", "MemoryEfficientAttention"]
