@@ -18,6 +18,7 @@ from kernel_pytorch.ops import SPECS
 from kernel_pytorch.ops.contract import (
     ISA_LEVELS,
     bits,
+    check_accuracies,
     check_accuracy,
     comparable,
     inputs,
@@ -36,6 +37,7 @@ __all__ = [
     "assert_bitwise_equal",
     "bits",
     "bound_values",
+    "check_accuracies",
     "check_accuracy",
     "comparable",
     "inputs",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "ContractError",
     "OutputError",
     "bits",
+    "check_accuracies",
     "check_accuracy",
     "comparable",
     "inputs",
@@ -222,11 +223,7 @@ def check_accuracy(
     device: str = "cpu",
     kernel: Callable[..., Any] | None = None,
 ) -> list[OutputError]:
-    """Holds one case to the operator's error bound; returns the errors of its floating outputs.
-
-    The root-mean-square error against float64 is at most ``vs_eager`` times that of eager PyTorch
-    in the same dtype (plus ``floor_ulp`` half units in the last place, the error of rounding once);
-    no single error is more than twice as far out; non-finite values fall on the same places.
+    """:func:`check_accuracies` of one kernel.
 
     Args:
         level: for the message: the ISA level or the forced variant that is in use.
@@ -236,27 +233,79 @@ def check_accuracy(
     Raises:
         ContractError: the bound is broken; the message names the case and how to see it again.
     """
-    call = op_of(spec) if kernel is None else kernel
-    kpt: dict[int, _Errors] = {}
-    eager: dict[int, _Errors] = {}
-    scale: dict[int, float] = {}
-    repeat = 0
-    while True:
+    kernels = {level: op_of(spec) if kernel is None else kernel}
+    return check_accuracies(spec, case, dtype, kernels, device)[level]
+
+
+def check_accuracies(
+    spec: OpSpec,
+    case: Case,
+    dtype: torch.dtype,
+    kernels: Mapping[str, Callable[..., Any]],
+    device: str = "cpu",
+) -> dict[str, list[OutputError]]:
+    """Holds one case to the operator's error bound, for each of ``kernels`` (by ISA level or
+    variant) on the same inputs; returns the errors of each one's floating outputs.
+
+    The root-mean-square error against float64 is at most ``vs_eager`` times that of eager PyTorch
+    in the same dtype (plus ``floor_ulp`` half units in the last place, the error of rounding once);
+    no single error is more than twice as far out; non-finite values fall on the same places.
+
+    Raises:
+        ContractError: the bound is broken; the message names the case and how to see it again.
+    """
+    trials = {level: _Trial(spec, case, dtype, level) for level in kernels}
+    found: dict[str, list[OutputError]] = {}
+    for repeat in range(_MOST_REPEATS):
         args, kwargs = inputs(spec, case, dtype, repeat, device)
-        got = outputs_of(call(*args, **kwargs))
         want = outputs_of(spec.reference(*widened(args), **widened(kwargs)))
         baseline = outputs_of(spec.eager(*args, **kwargs))
-        where = f"{spec.name} {case} {short(dtype)} {level}".rstrip()
-        line = reproduction(spec, case, dtype, level, repeat)
+        exact = outputs_of(spec.reference(*args, **kwargs)) if spec.tolerance.exact else None
+        for level, trial in trials.items():
+            if level not in found:
+                got = outputs_of(kernels[level](*args, **kwargs))
+                trial.add(repeat, got, want, baseline, exact)
+                errors = trial.verdict(repeat + 1)
+                if errors is not None:
+                    found[level] = errors
+        if len(found) == len(trials):
+            break
+    return found
+
+
+class _Trial:
+    """The errors of one kernel on one case, until there are enough of them to judge."""
+
+    def __init__(self, spec: OpSpec, case: Case, dtype: torch.dtype, level: str) -> None:
+        self.spec, self.case, self.dtype, self.level = spec, case, dtype, level
+        self.where = f"{spec.name} {case} {short(dtype)} {level}".rstrip()
+        self.line = ""
+        self.kpt: dict[int, _Errors] = {}
+        self.eager: dict[int, _Errors] = {}
+        self.scale: dict[int, float] = {}
+        self.dtypes: list[torch.dtype] = []
+
+    def add(
+        self,
+        repeat: int,
+        got: tuple[torch.Tensor, ...],
+        want: tuple[torch.Tensor, ...],
+        baseline: tuple[torch.Tensor, ...],
+        bitwise: tuple[torch.Tensor, ...] | None,
+    ) -> None:
+        """Raises ContractError for what no number of repeats makes good."""
+        where, tolerance = self.where, self.spec.tolerance
+        line = self.line = reproduction(self.spec, self.case, self.dtype, self.level, repeat)
         _require(len(got) == len(want), f"{where}: {len(got)} outputs, not {len(want)}\n{line}")
-        if spec.tolerance.exact:
-            _check_exact(got, outputs_of(spec.reference(*args, **kwargs)), f"{where}\n{line}")
+        self.dtypes = [g.dtype for g in got]
+        if bitwise is not None:
+            _check_exact(got, bitwise, f"{where}\n{line}")
         for i, (g, w, b) in enumerate(zip(got, want, baseline, strict=True)):
             _require(
                 g.shape == w.shape, f"{where}: output {i} shape {g.shape} != {w.shape}\n{line}"
             )
             if not g.dtype.is_floating_point:
-                _check_integers(g, w, spec.tolerance.integers, f"{where}: output {i}\n{line}")
+                _check_integers(g, w, tolerance.integers, f"{where}: output {i}\n{line}")
                 continue
             exact = w.double()
             in_range = exact.abs() <= torch.finfo(g.dtype).max
@@ -267,29 +316,31 @@ def check_accuracy(
             _require(
                 bool((inf_places | ~in_range).all()), f"{where}: output {i} infinities\n{line}"
             )
-            kpt.setdefault(i, _Errors()).add(g, exact)
-            eager.setdefault(i, _Errors()).add(b, exact)
+            self.kpt.setdefault(i, _Errors()).add(g, exact)
+            self.eager.setdefault(i, _Errors()).add(b, exact)
             finite = exact[torch.isfinite(exact)]
             if finite.numel() > 0:
-                scale[i] = max(scale.get(i, 0.0), float(finite.abs().max()))
-        repeat += 1
-        pooled = sum(e.count for e in kpt.values())
-        found = [
-            _judged(spec, i, errors, eager[i], scale.get(i, 0.0), got[i].dtype)
-            for i, errors in kpt.items()
+                self.scale[i] = max(self.scale.get(i, 0.0), float(finite.abs().max()))
+
+    def verdict(self, repeats: int) -> list[OutputError] | None:
+        """The errors; None: more repeats are needed. Raises ContractError."""
+        pooled = sum(e.count for e in self.kpt.values())
+        judged = [
+            _judged(self.spec, i, errors, self.eager[i], self.scale.get(i, 0.0), self.dtypes[i])
+            for i, errors in self.kpt.items()
         ]
         failures = [
-            f"{where}: output {error.output} {failure}\n{line}"
-            for error, failure in found
+            f"{self.where}: output {error.output} {failure}\n{self.line}"
+            for error, failure in judged
             if failure
         ]
         # A handful of elements may fail by chance: only many of them do so for good.
-        enough = pooled >= _POOLED_ELEMENTS or pooled == 0 or repeat >= _MOST_REPEATS
-        if enough or (repeat >= 6 and not failures):
-            break
-    if failures:
-        raise ContractError(failures[0])
-    return [error for error, _ in found]
+        enough = pooled >= _POOLED_ELEMENTS or pooled == 0 or repeats >= _MOST_REPEATS
+        if not enough and (repeats < 6 or failures):
+            return None
+        if failures:
+            raise ContractError(failures[0])
+        return [error for error, _ in judged]
 
 
 def _judged(

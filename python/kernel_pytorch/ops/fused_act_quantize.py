@@ -100,8 +100,8 @@ def _build(
     kind = options.pop("kind")
     shape = (*case.lead, case.sizes["K"])
     x_shape = (*shape[:-1], 2 * shape[-1]) if options["gated"] else shape
-    # Far below 0 gelu keeps an absolute error only, and the scale of a row of nothing but such values
-    # would make all of that error.
+    # Far below 0 gelu keeps an absolute error only, and the scale of a row of nothing but such
+    # values would make all of that error.
     x = (2 * torch.randn(x_shape, generator=generator)).clamp(min=-3).to(dtype)
     if "scale" in case.given:
         options["scale"] = q.some_scale(shape, options["granularity"], dtype, generator)
