@@ -9,6 +9,7 @@ from kernel_pytorch.backends import cpu, cuda
 from kernel_pytorch.cli.doctor import (
     cuda_kernels,
     drivers,
+    hardware,
     memory,
     page_faults,
     processor,
@@ -40,6 +41,8 @@ def test_report(kpt, quick):
     assert operators["native"] == operators["operators"] and not operators["references"]
     levels = found["cpu", "instruction sets"]["data"]
     assert levels["detected"] == cpu.detected_isa()
+    profile = found["hardware", "profile"]["data"]
+    assert profile["backend"] in {"cpu", "nvidia", "amd", "tpu", "intel"}
     count = found["threads", "count"]["data"]
     assert count["torch_threads"] == torch.get_num_threads()
     assert len(found["threads", "OpenMP"]["data"]["openmp_runtimes"]) == 1
@@ -61,7 +64,7 @@ def test_exit_codes(kpt, quick, monkeypatch):
     def only(*statuses):
         findings = [Finding(area="cpu", name=s.value, value="", status=s) for s in statuses]
         monkeypatch.setattr(software, "check", lambda say: findings)
-        for module in (processor, threads, drivers):
+        for module in (processor, threads, hardware, drivers):
             monkeypatch.setattr(module, "check", list)
 
     only(Status.OK)
@@ -259,6 +262,29 @@ def test_amd_and_intel(tmp_path, monkeypatch):
 
 def test_libraries_are_asked_of_the_loader():
     assert drivers.loadable(["libc.so.6", "libnothing-of-the-kind.so.9"]) == ["libc.so.6"]
+
+
+def test_hardware_names_every_accelerator():
+    from kernel_pytorch.core.hardware_detector import Accelerator, HardwareType, PeerLink, tables
+
+    found = hardware._accelerator(
+        Accelerator(
+            hardware_type=HardwareType.NVIDIA_GPU,
+            index=1,
+            name="NVIDIA L4",
+            architecture="ada",
+            target="sm_89",
+            memory_bytes=24 << 30,
+            links=(PeerLink(peer=0, kind="pcie"),),
+            traits=tables.nvidia_traits((8, 9)),
+            usable=False,
+            why_not="this PyTorch is not built for CUDA",
+        )
+    )
+    assert found.name == "nvidia_gpu 1" and found.status is Status.OK
+    for words in ("L4, ada, sm_89, 24 GiB", "fp8_e4m3", "pcie to 0", "not built for CUDA"):
+        assert words in found.value
+    assert "8.9" in found.data["source"]
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,15 @@ def doctor(
     """Says whether this machine is set up well, and how to fix what is not.
 
     Looks at PyTorch, the compiled kernels, the CPU's instruction sets, threads, the cost of new
-    memory (measured) and GPU drivers (none is started). Each finding comes with the command that
+    memory (measured), accelerators and
+    their drivers (none is started). Each finding comes with the command that
     fixes it. Exits with 1 when there is a problem.
     """
     from kernel_pytorch._version import __version__
     from kernel_pytorch.cli.doctor import (
         cuda_kernels,
         drivers,
+        hardware,
         memory,
         processor,
         software,
@@ -49,7 +51,7 @@ def doctor(
         findings = software.check(progress.say)
         vendors = drivers.check()
         gpus = sum(len(f.data["gpus"]) for f in vendors if f.name == "NVIDIA")
-        findings += processor.check() + threads.check() + costs + vendors
+        findings += processor.check() + threads.check() + costs + hardware.check() + vendors
         findings += cuda_kernels.check(gpus)
     problems = [f for f in findings if f.status is Status.PROBLEM]
     bad = problems or (strict and any(f.status is Status.ADVICE for f in findings))

@@ -2,65 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import platform
-from pathlib import Path
 
 from kernel_pytorch.bench.caches import last_level_bytes
-from kernel_pytorch.cli.doctor.finding import Finding, Status, read_text
+from kernel_pytorch.cli.doctor.finding import Finding, Status
 from kernel_pytorch.cli.doctor.software import torch_problem
 from kernel_pytorch.core.errors import NativeUnavailableError
+from kernel_pytorch.core.hardware_detector import detect_hardware
 
 __all__ = ["check"]
-
-# What kernels are written for, as /proc/cpuinfo spells it.
-_FLAGS = (
-    "avx2",
-    "fma",
-    "f16c",
-    "avx512f",
-    "avx512bw",
-    "avx512vl",
-    "avx512dq",
-    "avx512_bf16",
-    "avx512_vnni",
-    "avx512_fp16",
-    "amx_tile",
-    "amx_bf16",
-    "amx_int8",
-    "asimd",
-    "asimddp",
-    "bf16",
-    "i8mm",
-    "sve",
-)
 
 
 def check() -> list[Finding]:
     """The CPU as the system describes it and, if the compiled module loads, as kernels use it."""
-    info: dict[str, str] = {}
-    for line in read_text(Path("/proc/cpuinfo")).splitlines():
-        key, _, value = line.partition(":")
-        info.setdefault(key.strip(), value.strip())
-    words = set((info.get("flags") or info.get("Features") or "").split())
-    flags = [flag for flag in _FLAGS if flag in words]
-    name = info.get("model name") or platform.processor() or platform.machine()
-    allowed = len(os.sched_getaffinity(0))
+    cpu = detect_hardware().cpu
+    assert cpu is not None
+    memory = f"{cpu.memory_bytes / 2**30:.0f} GiB"
+    nodes = f", {len(cpu.numa_nodes)} NUMA nodes" if len(cpu.numa_nodes) > 1 else ""
     found = [
         Finding(
             area="cpu",
             name="model",
-            value=f"{name}, {allowed} of {os.cpu_count()} CPUs usable",
-            data={"model": name, "usable_cpus": allowed, "cpus": os.cpu_count()},
+            value=f"{cpu.vendor} {cpu.model}, {cpu.usable_cpus} of {cpu.logical_cpus} CPUs usable "
+            f"({cpu.physical_cores} cores), {memory}{nodes}",
+            data={
+                "vendor": cpu.vendor,
+                "model": cpu.model,
+                "machine": cpu.machine,
+                "usable_cpus": cpu.usable_cpus,
+                "cpus": cpu.logical_cpus,
+                "physical_cores": cpu.physical_cores,
+                "memory_bytes": cpu.memory_bytes,
+                "numa_nodes": [dataclasses.asdict(node) for node in cpu.numa_nodes],
+            },
         ),
         Finding(
             area="cpu",
             name="flags",
-            value=" ".join(flags) or "none that kernels use",
-            data={"flags": flags},
+            value=" ".join(cpu.flags) or "none that kernels use",
+            data={"flags": list(cpu.flags)},
         ),
     ]
-    found += _levels(flags)
+    found += _levels(list(cpu.flags))
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from kernel_pytorch.cli.doctor.finding import Finding, Status, read_text
 from kernel_pytorch.cli.doctor.software import torch_problem
+from kernel_pytorch.core.hardware_detector import Probe, processor
 
 __all__ = ["check", "cpu_quota", "openmp_runtimes", "physical_cores"]
 
@@ -17,11 +18,7 @@ _RUNTIME = re.compile(r"(\S*/(lib(?:gomp|iomp5|omp)[-.\w]*\.so[.\d]*))$", re.MUL
 
 def physical_cores(cpus: set[int], root: Path = Path("/")) -> int:
     """Cores among ``cpus``: hardware threads of one core count once."""
-    cores = set()
-    for cpu in cpus:
-        siblings = root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
-        cores.add(read_text(siblings) or str(cpu))
-    return len(cores)
+    return processor.physical_cores(Probe(root), cpus)
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:

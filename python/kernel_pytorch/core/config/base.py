@@ -34,9 +34,10 @@ def unknown_key(
 class Section(pydantic.BaseModel):
     """A part of the configuration.
 
-    A value that does not fit raises :class:`~kernel_pytorch.core.errors.ConfigValidationError` (a
-    ValueError) that names the key, and leaves the section as it was. Attributes beyond the fields
-    may be set on an instance; they are no part of the configuration, and a warning says so.
+    Values that were not given are filled in, and follow those that they depend on. A value that
+    does not fit raises :class:`~kernel_pytorch.core.errors.ConfigValidationError` (a ValueError)
+    that names the key, and leaves the section as it was. Attributes beyond the fields may be set on
+    an instance; they are no part of the configuration, and a warning says so.
     """
 
     model_config = pydantic.ConfigDict(
@@ -56,6 +57,7 @@ class Section(pydantic.BaseModel):
                 super().__setattr__(name, value)
             except pydantic.ValidationError as error:
                 raise _translated(type(self), error) from None
+            self._fill_in()
         elif near := _nearest(name, list(fields), _SURE):
             raise AttributeError(
                 f"{type(self).__name__} has no {name!r}; the nearest field is {near!r}"
@@ -68,6 +70,15 @@ class Section(pydantic.BaseModel):
                     stacklevel=2,
                 )
             self.__dict__[name] = value
+
+    def _fill_in(self) -> None:
+        """What was not given and depends on other values follows them."""
+        for name, field in type(self).model_fields.items():
+            follows = field.default_factory_takes_validated_data
+            if follows and name not in self.model_fields_set:
+                self.__dict__[name] = field.get_default(
+                    call_default_factory=True, validated_data=self.__dict__
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """All values, nested, as plain data that JSON can hold."""

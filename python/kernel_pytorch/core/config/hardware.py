@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from kernel_pytorch.core.config.base import Section
-from kernel_pytorch.core.config.sections import Fraction, NotNegative, Positive
+from kernel_pytorch.core.config.sections import AnyLevel, Fraction, NotNegative, Positive
 from kernel_pytorch.core.enums import (
     AMDArchitecture,
     HardwareBackend,
@@ -217,4 +217,4 @@ class HardwareConfig(Section):
     torch_compile: bool = True
     triton_enabled: bool = True
     flashlight_enabled: bool = False
-    optimization_level: OptimizationLevel = OptimizationLevel.BALANCED
+    optimization_level: AnyLevel = OptimizationLevel.BALANCED

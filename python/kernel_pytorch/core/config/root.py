@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BeforeValidator, Field, PlainSerializer, PrivateAttr
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from kernel_pytorch.core.config import files
 from kernel_pytorch.core.config.base import Section
@@ -16,6 +16,7 @@ from kernel_pytorch.core.config.conflicts import conflicts
 from kernel_pytorch.core.config.hardware import HardwareConfig
 from kernel_pytorch.core.config.presets import PRESETS
 from kernel_pytorch.core.config.sections import (
+    AnyLevel,
     AttentionConfig,
     DistributedConfig,
     KernelConfig,
@@ -71,10 +72,8 @@ class KernelPyTorchConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     debug: bool = False
     profile: bool = False
-    optimization_level: OptimizationLevel = OptimizationLevel.BALANCED
+    optimization_level: AnyLevel = OptimizationLevel.BALANCED
     experimental_features: bool = False
-
-    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> KernelPyTorchConfig:
@@ -102,14 +101,15 @@ class KernelPyTorchConfig(Section):
         layers = files.layers(cls, path, preset, environment, assignments)
         values, origins = files.merged(layers)
         config = cls(**values)
-        config._origins = origins
+        config.__dict__["_origins"] = origins  # no field: configurations are equal without it
         return config
 
     def origin(self, key: str) -> str:
         """Where the value of a dotted key came from when this was loaded: "preset inference",
         "environment", "assignment", a file's name, or "default"."""
         files.check_key(type(self), key)
-        return self._origins.get(key, "default")
+        origins: dict[str, str] = self.__dict__.get("_origins", {})
+        return origins.get(key, "default")
 
     @classmethod
     def for_inference(cls, **values: Any) -> KernelPyTorchConfig:
@@ -128,9 +128,8 @@ class KernelPyTorchConfig(Section):
 
     @classmethod
     def _preset(cls, name: str, values: Mapping[str, Any]) -> KernelPyTorchConfig:
-        config = cls(**PRESETS[name])
-        config.update(**values)
-        return config
+        found, _ = files.merged([(f"preset {name}", PRESETS[name]), ("argument", values)])
+        return cls(**found)
 
     def conflicts(self) -> list[str]:
         """What is set and cannot hold on the hardware it is set for, a sentence each; nothing is

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from kernel_pytorch.core.config.base import Section
-from kernel_pytorch.core.enums import PrecisionFormat
+from kernel_pytorch.core.enums import OptimizationLevel, PrecisionFormat
 
 __all__ = [
+    "AnyLevel",
     "AttentionConfig",
     "DistributedConfig",
     "DynamicSparseConfig",
@@ -18,6 +19,8 @@ __all__ = [
     "Fraction",
     "KernelConfig",
     "MemoryConfig",
+    "NotNegative",
+    "Positive",
     "PrecisionConfig",
     "RingAttentionConfig",
     "ValidationConfig",
@@ -25,6 +28,8 @@ __all__ = [
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+# By any of its names; pydantic would take the values alone.
+AnyLevel = Annotated[OptimizationLevel, BeforeValidator(OptimizationLevel)]
 NotNegative = Annotated[int, Field(ge=0)]
 
 

@@ -245,15 +245,8 @@ def _on_bus(probe: Probe, vendor: str, classes: tuple[str, ...]) -> list[tuple[s
     return found
 
 
-_TPU_TYPE = re.compile(r"^(?:ct|tpu)?(v\d+[ep]?|v5lite(?:pod)?|tpu7x|7x?)", re.IGNORECASE)
-_TPU_NAMES = {
-    "v5lite": "v5e",
-    "v5litepod": "v5e",
-    "tpu7x": "v7",
-    "7x": "v7",
-    "7": "v7",
-    "v6": "v6e",
-}
+_TPU_TYPE = re.compile(r"v5lite(?:pod)?|v\d+[ep]?|tpu7x", re.IGNORECASE)
+_TPU_NAMES = {"v5lite": "v5e", "v5litepod": "v5e", "tpu7x": "v7"}
 
 
 def find_tpu(probe: Probe) -> list[Accelerator]:
@@ -268,7 +261,7 @@ def find_tpu(probe: Probe) -> list[Accelerator]:
         # A container may see the device files and not the bus.
         kind = probe.environment().get("TPU_ACCELERATOR_TYPE", "")
         match = _TPU_TYPE.match(kind)
-        version = match[1].lower() if match else ""
+        version = match[0].lower() if match else ""
         count = len(probe.glob("dev/accel[0-9]*")) or len(probe.glob("dev/vfio/[0-9]*"))
         chips = [("", _TPU_NAMES.get(version, version))] * (count if kind else 0)
     package = next((p for p in ("torch_tpu", "torch_xla") if probe.installed(p)), "")

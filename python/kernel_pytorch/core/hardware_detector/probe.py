@@ -15,8 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kernel_pytorch.core.hardware_detector import nvml
 from kernel_pytorch.core.native_cpu import native_cpu
 
@@ -72,28 +70,40 @@ class Probe:
         """Instruction sets and caches as the kernels see them; None without compiled kernels."""
         return native_cpu()
 
-    # PyTorch.
+    # PyTorch. Without it (as when the doctor looks at an installation) it sees nothing.
+
+    def torch(self) -> Any:
+        """The package; None where it cannot be imported."""
+        try:
+            import torch
+        except ImportError:
+            return None
+        return torch
 
     def torch_build(self, kind: str) -> str | None:
         """The version of "cuda", "hip" or "xpu" that PyTorch was built for."""
-        version: str | None = getattr(torch.version, kind, None)
-        return version
+        torch = self.torch()
+        return getattr(torch.version, kind, None) if torch else None
 
     def torch_devices(self, kind: str) -> int:
         """How many devices of "cuda" (also AMD's), "xpu" or "mps" PyTorch would use."""
+        torch = self.torch()
+        if torch is None:
+            return 0
         if kind == "cuda":
             # Counted through NVML or AMD SMI; is_available, which may start CUDA, is asked only
             # where these see nothing to start.
-            count = torch.cuda.device_count()
+            count: int = torch.cuda.device_count()
             return count or int(torch.cuda.is_available())
         if kind == "xpu":
-            return torch.xpu.device_count()
+            return int(torch.xpu.device_count())
         return int(torch.backends.mps.is_available())
 
     def torch_properties(self, kind: str, index: int) -> Any:
         """PyTorch's properties of a device if this process has started it already; else None."""
-        module = getattr(torch, kind)
-        if not module.is_initialized():
+        torch = self.torch()
+        module = getattr(torch, kind, None)
+        if module is None or not module.is_initialized():
             return None
         return module.get_device_properties(index)
 

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from kernel_pytorch.core.hardware_detector.probe import Probe
 from kernel_pytorch.core.hardware_detector.records import CpuInfo, NumaNode
 
-__all__ = ["KERNEL_FLAGS", "find_cpu", "parse_cpu_list"]
+__all__ = ["KERNEL_FLAGS", "find_cpu", "parse_cpu_list", "physical_cores"]
 
 KERNEL_FLAGS = (
     "avx2",
@@ -72,14 +72,15 @@ def find_cpu(probe: Probe) -> CpuInfo:
         flags=tuple(f for f in KERNEL_FLAGS if f in words or (not words and native.get(f))),
         logical_cpus=probe.logical_cpus(),
         usable_cpus=len(usable),
-        physical_cores=_physical_cores(probe, usable),
+        physical_cores=physical_cores(probe, usable),
         numa_nodes=_numa_nodes(probe),
         memory_bytes=probe.memory_bytes(),
         **_caches(probe, min(usable, default=0), native),
     )
 
 
-def _physical_cores(probe: Probe, cpus: AbstractSet[int]) -> int:
+def physical_cores(probe: Probe, cpus: AbstractSet[int]) -> int:
+    """Cores among ``cpus``: hardware threads of one core count once."""
     topology = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     return len({probe.read(topology.format(cpu)) or str(cpu) for cpu in cpus})
 
