@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+
+from kernel_pytorch.core.optimization_level import OptimizationLevel
 
 __all__ = [
     "AMDArchitecture",
@@ -28,36 +29,6 @@ class PrecisionFormat(enum.Enum):
     FP8_E4M3 = "fp8_e4m3"
     FP8_E5M2 = "fp8_e5m2"
     FP4 = "fp4"
-
-
-class OptimizationLevel(enum.Enum):
-    """How far optimization may go; each level includes those below it."""
-
-    O0 = "O0"
-    """Nothing is changed."""
-    O1 = "O1"
-    """What leaves results as exact as they were."""
-    O2 = "O2"
-    """Lower precision where the hardware is made for it, within stated bounds."""
-    O3 = "O3"
-    """The fastest that stays within stated bounds, however long it takes to prepare."""
-    DEBUG = "O0"  # noqa: PIE796  (another name)
-    CONSERVATIVE = "O1"  # noqa: PIE796  (another name)
-    BALANCED = "O2"  # noqa: PIE796  (another name)
-    AGGRESSIVE = "O3"  # noqa: PIE796  (another name)
-
-    @classmethod
-    def from_string(cls, name: str) -> OptimizationLevel:
-        """The level called ``name`` ("O2", "balanced", in any case). Raises ValueError."""
-        return cls(name)
-
-    @classmethod
-    def _missing_(cls, value: object) -> Any:
-        found = cls.__members__.get(str(value).upper())
-        if found is None:
-            names = ", ".join(sorted(cls.__members__))
-            raise ValueError(f"unknown optimization level {value!r}; expected one of {names}")
-        return found
 
 
 class HardwareBackend(enum.Enum):

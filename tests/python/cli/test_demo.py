@@ -86,3 +86,11 @@ def test_a_walk_through_one_part(kpt, monkeypatch, tmp_path):
     done = kpt("demo", "--flex-attention", "--quick", "--html", tmp_path / "d.html")
     assert done.exit_code == 1 and "not as it must be: an error: 2, bound <= 1" in done.stderr
     assert "an error" in (tmp_path / "d.html").read_text()
+
+
+def test_nvidia_config(kpt):
+    done = kpt("demo", "--nvidia-config", "--quick", "--json")
+    data = json.loads(done.stdout)
+    assert done.exit_code == 0 == data["exit_code"] and len(data["tables"]) == 6
+    assert "this machine" in kpt("demo", "--nvidia-config").stdout
+    assert kpt("demo", "--nvidia-config", "--flex-attention").exit_code == 2

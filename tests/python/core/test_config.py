@@ -60,7 +60,7 @@ def test_every_name_of_the_enums_converts():
     assert OptimizationLevel("balanced") is OptimizationLevel.from_string("o2")
     assert OptimizationLevel.AGGRESSIVE is OptimizationLevel.O3
     assert PrecisionConfig(default_format="fp8_e4m3").default_format is PrecisionFormat.FP8_E4M3
-    with pytest.raises(ValueError, match="unknown optimization level 'fast'; expected one of AGGR"):
+    with pytest.raises(ValueError, match="unknown optimization level 'fast'"):
         OptimizationLevel("fast")
 
 

@@ -29,6 +29,12 @@ def demo(
         bool,
         typer.Option("--flex-attention", help="Instead: attention of every pattern, and of yours."),
     ] = False,
+    nvidia_config: Annotated[
+        bool,
+        typer.Option(
+            "--nvidia-config", help="Instead: how a configuration follows NVIDIA hardware."
+        ),
+    ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Small sizes, for the walks through one part.")
     ] = False,
@@ -46,7 +52,7 @@ def demo(
     from kernel_pytorch.cli.output import Output, Progress
 
     output = Output(json, html=html)
-    wanted = {"flex_attention": flex_attention}
+    wanted = {"flex_attention": flex_attention, "nvidia_config": nvidia_config}
     asked = [name for name, value in wanted.items() if value]
     if asked:
         _walk(asked, quick, output, html)

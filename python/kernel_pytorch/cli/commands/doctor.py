@@ -26,9 +26,8 @@ def doctor(
     """Says whether this machine is set up well, and how to fix what is not.
 
     Looks at PyTorch, the compiled kernels, the CPU's instruction sets, threads, the cost of new
-    memory (measured), accelerators and
-    their drivers (none is started). Each finding comes with the command that
-    fixes it. Exits with 1 when there is a problem.
+    memory (measured), accelerators and their drivers (none is started). Each finding comes with the
+    command that fixes it. Exits with 1 when there is a problem.
     """
     from kernel_pytorch._version import __version__
     from kernel_pytorch.cli.doctor import (
