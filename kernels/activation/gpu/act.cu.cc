@@ -123,25 +123,17 @@ Status Start(const LaunchContext& ctx, ActOp op, const ActJob& job) {
 }  // namespace
 
 Status ActVectors(const LaunchContext& ctx, ActOp op, const ActJob& job) {
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Start<float, 4, kVectors>(ctx, op, job);
-    case DType::kFloat16:
-      return Start<Float16, 8, kVectors>(ctx, op, job);
-    default:
-      return Start<BFloat16, 8, kVectors>(ctx, op, job);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start<T, kVectorWidth<T>, kVectors>(ctx, op, job);
+  });
 }
 
 Status ActScalars(const LaunchContext& ctx, ActOp op, const ActJob& job) {
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Start<float, 1, kElements>(ctx, op, job);
-    case DType::kFloat16:
-      return Start<Float16, 1, kElements>(ctx, op, job);
-    default:
-      return Start<BFloat16, 1, kElements>(ctx, op, job);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start<T, 1, kElements>(ctx, op, job);
+  });
 }
 
 }  // namespace kpt::KPT_BACKEND

@@ -121,25 +121,17 @@ Status Start(const LaunchContext& ctx, const RopeJob& job) {
 }  // namespace
 
 Status RopeVectors(const LaunchContext& ctx, const RopeJob& job) {
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Start<float, 4>(ctx, job);
-    case DType::kFloat16:
-      return Start<Float16, 8>(ctx, job);
-    default:
-      return Start<BFloat16, 8>(ctx, job);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start<T, kVectorWidth<T>>(ctx, job);
+  });
 }
 
 Status RopeScalars(const LaunchContext& ctx, const RopeJob& job) {
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Start<float, 1>(ctx, job);
-    case DType::kFloat16:
-      return Start<Float16, 1>(ctx, job);
-    default:
-      return Start<BFloat16, 1>(ctx, job);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start<T, 1>(ctx, job);
+  });
 }
 
 }  // namespace kpt::KPT_BACKEND

@@ -170,38 +170,27 @@ constexpr int kElements = 16;  // that a thread should take where they come one 
 
 Status SoftmaxHeld(const LaunchContext& ctx, const SoftmaxJob& job) {
   const char* const name = "softmax_held";
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Start(ctx, job, 4, kSoftmaxHeldVectors, name, SoftmaxHeldKernel<float>);
-    case DType::kFloat16:
-      return Start(ctx, job, 8, kSoftmaxHeldVectors, name, SoftmaxHeldKernel<Float16>);
-    default:
-      return Start(ctx, job, 8, kSoftmaxHeldVectors, name, SoftmaxHeldKernel<BFloat16>);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start(ctx, job, kVectorWidth<T>, kSoftmaxHeldVectors, name, SoftmaxHeldKernel<T>);
+  });
 }
 
 Status SoftmaxLong(const LaunchContext& ctx, const SoftmaxJob& job) {
   const char* const name = "softmax_long";
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Start(ctx, job, 4, kSoftmaxHeldVectors, name, SoftmaxLoopKernel<float, 4>);
-    case DType::kFloat16:
-      return Start(ctx, job, 8, kSoftmaxHeldVectors, name, SoftmaxLoopKernel<Float16, 8>);
-    default:
-      return Start(ctx, job, 8, kSoftmaxHeldVectors, name, SoftmaxLoopKernel<BFloat16, 8>);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start(ctx, job, kVectorWidth<T>, kSoftmaxHeldVectors, name,
+                 SoftmaxLoopKernel<T, kVectorWidth<T>>);
+  });
 }
 
 Status SoftmaxScalar(const LaunchContext& ctx, const SoftmaxJob& job) {
   const char* const name = "softmax_scalar";
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Start(ctx, job, 1, kElements, name, SoftmaxLoopKernel<float, 1>);
-    case DType::kFloat16:
-      return Start(ctx, job, 1, kElements, name, SoftmaxLoopKernel<Float16, 1>);
-    default:
-      return Start(ctx, job, 1, kElements, name, SoftmaxLoopKernel<BFloat16, 1>);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start(ctx, job, 1, kElements, name, SoftmaxLoopKernel<T, 1>);
+  });
 }
 
 }  // namespace kpt::KPT_BACKEND

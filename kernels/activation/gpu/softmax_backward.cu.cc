@@ -132,38 +132,28 @@ constexpr int kElements = 16;  // that a thread should take where they come one 
 
 Status SoftmaxBackwardHeld(const LaunchContext& ctx, const SoftmaxBackwardJob& job) {
   const char* const name = "softmax_backward_held";
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Start(ctx, job, 4, kSoftmaxHeldVectors, name, SoftmaxBackwardHeldKernel<float>);
-    case DType::kFloat16:
-      return Start(ctx, job, 8, kSoftmaxHeldVectors, name, SoftmaxBackwardHeldKernel<Float16>);
-    default:
-      return Start(ctx, job, 8, kSoftmaxHeldVectors, name, SoftmaxBackwardHeldKernel<BFloat16>);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start(ctx, job, kVectorWidth<T>, kSoftmaxHeldVectors, name,
+                 SoftmaxBackwardHeldKernel<T>);
+  });
 }
 
 Status SoftmaxBackwardLong(const LaunchContext& ctx, const SoftmaxBackwardJob& job) {
   const char* const name = "softmax_backward_long";
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Start(ctx, job, 4, kSoftmaxHeldVectors, name, SoftmaxBackwardLoopKernel<float, 4>);
-    case DType::kFloat16:
-      return Start(ctx, job, 8, kSoftmaxHeldVectors, name, SoftmaxBackwardLoopKernel<Float16, 8>);
-    default:
-      return Start(ctx, job, 8, kSoftmaxHeldVectors, name, SoftmaxBackwardLoopKernel<BFloat16, 8>);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start(ctx, job, kVectorWidth<T>, kSoftmaxHeldVectors, name,
+                 SoftmaxBackwardLoopKernel<T, kVectorWidth<T>>);
+  });
 }
 
 Status SoftmaxBackwardScalar(const LaunchContext& ctx, const SoftmaxBackwardJob& job) {
   const char* const name = "softmax_backward_scalar";
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Start(ctx, job, 1, kElements, name, SoftmaxBackwardLoopKernel<float, 1>);
-    case DType::kFloat16:
-      return Start(ctx, job, 1, kElements, name, SoftmaxBackwardLoopKernel<Float16, 1>);
-    default:
-      return Start(ctx, job, 1, kElements, name, SoftmaxBackwardLoopKernel<BFloat16, 1>);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start(ctx, job, 1, kElements, name, SoftmaxBackwardLoopKernel<T, 1>);
+  });
 }
 
 }  // namespace kpt::KPT_BACKEND

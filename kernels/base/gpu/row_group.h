@@ -41,9 +41,13 @@ class RowGroup {
     return values[0];
   }
   // May drop NaNs.
+  template <int kCount>
+  KPT_DEVICE_MEMBER void Max(float (&values)[kCount]) {
+    Reduce(values, [](float a, float b) { return MaxOf(a, b); });
+  }
   KPT_DEVICE_MEMBER float Max(float value) {
     float values[1] = {value};
-    Reduce(values, [](float a, float b) { return MaxOf(a, b); });
+    Max(values);
     return values[0];
   }
 

@@ -11,6 +11,8 @@
 //       before a function that kernels call, free or in a class
 //   KPT_SHARED(type, name, n)
 //       inside a kernel: n elements that the threads of a block share
+//   KPT_DYNAMIC_SHARED(type, name)
+//       inside a kernel: what the launch asked for, 128-byte aligned (not for HIP yet)
 //   SharedPtr<T>
 //       how such an array is handed to a function
 //   kWaveSize
@@ -27,11 +29,11 @@
 //   FloatOf(Float16), Narrow2(lo, hi, T())
 //       exact; two floats rounded to a 16-bit type, in one word
 //   EncodeFp8x4(a, b, c, d, format)
-//       four floats to fp8 in one word, saturating
-//   FastExp2, FastReciprocal
+//       four floats to fp8 in one word, saturating; NaN keeps its sign
+//   FastExp2, FastReciprocal, NaturalLog
 //       a few units in the last place; subnormals may be flushed
-//   SquareRoot, MaxOf
-//       as IEEE has it; MaxOf may drop a NaN
+//   SquareRoot, RoundEven, MaxOf
+//       as IEEE has it; RoundEven to the nearest integer; MaxOf may drop a NaN
 //
 // Kernels include nothing of CUDA or HIP themselves.
 #ifndef KPT_KERNELS_BASE_GPU_VENDOR_H_

@@ -10,6 +10,9 @@
 #define KPT_DEVICE static __device__ __forceinline__
 #define KPT_DEVICE_MEMBER __device__ __forceinline__
 #define KPT_SHARED(type, name, count) __shared__ type name[count]
+#define KPT_DYNAMIC_SHARED(type, name)                          \
+  extern __shared__ __align__(128) unsigned char kpt_dynamic[]; \
+  type* const name = reinterpret_cast<type*>(kpt_dynamic)
 
 namespace kpt::gpu {
 
@@ -77,17 +80,28 @@ KPT_DEVICE uint32_t Narrow2(float lo, float hi, Float16) {
 }
 
 KPT_DEVICE float SquareRoot(float x) { return sqrtf(x); }
+KPT_DEVICE float RoundEven(float x) { return rintf(x); }
 KPT_DEVICE float MaxOf(float a, float b) { return fmaxf(a, b); }
 KPT_DEVICE float FastExp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+KPT_DEVICE float NaturalLog(float x) { return logf(x); }
 KPT_DEVICE float FastReciprocal(float x) {
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+
+#if __CUDA_ARCH__ >= 890
+// The instruction makes one positive NaN of them all; other codes have their number's sign already.
+KPT_DEVICE uint32_t WithSigns(uint32_t word, float a, float b, float c, float d) {
+  const uint32_t ab = __byte_perm(__float_as_uint(a), __float_as_uint(b), 0x0073);
+  const uint32_t cd = __byte_perm(__float_as_uint(c), __float_as_uint(d), 0x0073);
+  return word | (__byte_perm(ab, cd, 0x5410) & 0x80808080u);
+}
+#endif
 
 // a in the lowest byte. The instruction exists from sm_89 on; FNUZ is AMD's and never has one here.
 KPT_DEVICE uint32_t EncodeFp8x4(float a, float b, float c, float d, Fp8Format format) {
@@ -96,12 +110,12 @@ KPT_DEVICE uint32_t EncodeFp8x4(float a, float b, float c, float d, Fp8Format fo
   if (format == Fp8Format::kE4M3FN) {
     asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(lo) : "f"(b), "f"(a));
     asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(hi) : "f"(d), "f"(c));
-    return lo | (static_cast<uint32_t>(hi) << 16);
+    return WithSigns(lo | (static_cast<uint32_t>(hi) << 16), a, b, c, d);
   }
   if (format == Fp8Format::kE5M2) {
     asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(lo) : "f"(b), "f"(a));
     asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(hi) : "f"(d), "f"(c));
-    return lo | (static_cast<uint32_t>(hi) << 16);
+    return WithSigns(lo | (static_cast<uint32_t>(hi) << 16), a, b, c, d);
   }
 #endif
   const float x[4] = {a, b, c, d};

@@ -88,8 +88,10 @@ KPT_DEVICE uint32_t Narrow2(float lo, float hi, Float16) {
 }
 
 KPT_DEVICE float SquareRoot(float x) { return __builtin_sqrtf(x); }
+KPT_DEVICE float RoundEven(float x) { return __builtin_rintf(x); }
 KPT_DEVICE float MaxOf(float a, float b) { return __builtin_fmaxf(a, b); }
 KPT_DEVICE float FastExp2(float x) { return __builtin_amdgcn_exp2f(x); }
+KPT_DEVICE float NaturalLog(float x) { return __builtin_amdgcn_logf(x) * 0.693147180559945309f; }
 KPT_DEVICE float FastReciprocal(float x) { return __builtin_amdgcn_rcpf(x); }
 
 // a in the lowest byte.

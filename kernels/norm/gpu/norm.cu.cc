@@ -7,7 +7,7 @@
 // hide behind those that read.
 // The weight comes from the first-level cache: one row of it is read by every block.
 #include "kernels/base/gpu/launch.h"
-#include "kernels/norm/gpu/norm_device.h"
+#include "kernels/base/gpu/norm_statistics.h"
 #include "kernels/norm/gpu/norm_kernels.h"
 
 namespace kpt::KPT_BACKEND {
@@ -204,41 +204,29 @@ Status Start(const LaunchContext& ctx, const NormJob& job, const RowTiling& tili
 Status NormHeld(const LaunchContext& ctx, const NormJob& job) {
   const int width = static_cast<int>(16 / ItemSize(job.dtype));
   const RowTiling tiling = TileNorm(ctx, job, width, kNormHeldVectors);
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Start(ctx, job, tiling, "norm_held_float32", NormHeldKernel<float>);
-    case DType::kFloat16:
-      return Start(ctx, job, tiling, "norm_held_float16", NormHeldKernel<Float16>);
-    default:
-      return Start(ctx, job, tiling, "norm_held_bfloat16", NormHeldKernel<BFloat16>);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start(ctx, job, tiling, "norm_held", NormHeldKernel<T>);
+  });
 }
 
 Status NormLong(const LaunchContext& ctx, const NormJob& job) {
   constexpr int kUnits = kNormLoopVectors;
   const int width = static_cast<int>(16 / ItemSize(job.dtype));
   const RowTiling tiling = TileNorm(ctx, job, width, kUnits);
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Start(ctx, job, tiling, "norm_long_float32", NormLoopKernel<float, 4, kUnits>);
-    case DType::kFloat16:
-      return Start(ctx, job, tiling, "norm_long_float16", NormLoopKernel<Float16, 8, kUnits>);
-    default:
-      return Start(ctx, job, tiling, "norm_long_bfloat16", NormLoopKernel<BFloat16, 8, kUnits>);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start(ctx, job, tiling, "norm_long", NormLoopKernel<T, kVectorWidth<T>, kUnits>);
+  });
 }
 
 Status NormScalar(const LaunchContext& ctx, const NormJob& job) {
   constexpr int kUnits = kNormLoopElements;
   const RowTiling tiling = TileNorm(ctx, job, 1, kUnits);
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Start(ctx, job, tiling, "norm_scalar_float32", NormLoopKernel<float, 1, kUnits>);
-    case DType::kFloat16:
-      return Start(ctx, job, tiling, "norm_scalar_float16", NormLoopKernel<Float16, 1, kUnits>);
-    default:
-      return Start(ctx, job, tiling, "norm_scalar_bfloat16", NormLoopKernel<BFloat16, 1, kUnits>);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start(ctx, job, tiling, "norm_scalar", NormLoopKernel<T, 1, kUnits>);
+  });
 }
 
 }  // namespace kpt::KPT_BACKEND

@@ -14,8 +14,8 @@
 // next, 32 KiB, in flight while it reduces; that covers the latency of memory only just, so 85 to
 // 90% of the prediction is expected.
 #include "kernels/base/gpu/launch.h"
+#include "kernels/base/gpu/norm_statistics.h"
 #include "kernels/norm/gpu/norm_backward_kernels.h"
-#include "kernels/norm/gpu/norm_device.h"
 
 namespace kpt::KPT_BACKEND {
 namespace {
@@ -401,25 +401,17 @@ Status Scalar(const LaunchContext& ctx, const NormBackwardJob& job) {
 }  // namespace
 
 Status NormBackwardHeld(const LaunchContext& ctx, const NormBackwardJob& job) {
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Held<float>(ctx, job);
-    case DType::kFloat16:
-      return Held<Float16>(ctx, job);
-    default:
-      return Held<BFloat16>(ctx, job);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Held<T>(ctx, job);
+  });
 }
 
 Status NormBackwardScalar(const LaunchContext& ctx, const NormBackwardJob& job) {
-  switch (job.dtype) {
-    case DType::kFloat32:
-      return Scalar<float>(ctx, job);
-    case DType::kFloat16:
-      return Scalar<Float16>(ctx, job);
-    default:
-      return Scalar<BFloat16>(ctx, job);
-  }
+  return ForFloatType(job.dtype, [&](auto t) {
+    using T = decltype(t);
+    return Scalar<T>(ctx, job);
+  });
 }
 
 Status NormBackwardNoRows(const LaunchContext& ctx, const NormBackwardJob& job) {

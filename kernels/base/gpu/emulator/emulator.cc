@@ -1,6 +1,8 @@
 #include "kernels/base/gpu/emulator/emulator.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstring>
 #include <map>
 #include <random>
 #include <utility>
@@ -16,14 +18,20 @@ enum class State { kReady, kAtBarrier, kAtShuffle, kDone };
 struct Thread {
   Fiber fiber;
   State state = State::kReady;
-  uint32_t bits = 0;  // given to a shuffle, then what came back
-  int mask = 0;
+  const void* given = nullptr;  // to an exchange with the wave
+  int bytes = 0;
+};
+
+// Begun by a thread and not waited for: in groups, oldest first.
+struct Copies {
+  std::vector<std::vector<std::function<void()>>> groups;
+  std::vector<std::function<void()>> open;  // not committed
 };
 
 // One block at a time runs; its threads' stacks are kept for the next.
 class Machine {
  public:
-  std::string Run(const char* kernel, int64_t blocks, int threads,
+  std::string Run(const char* kernel, int64_t blocks, int threads, int64_t dynamic_bytes,
                   const std::function<void()>& body) {
     std::string().swap(fault_);  // a kept buffer would go to the stack that is dropped in Fail
     if (threads < 1 || threads > 1024 || threads % kWave != 0) {
@@ -33,6 +41,7 @@ class Machine {
       return std::string(kernel) + ": a grid of " + std::to_string(blocks) + " blocks";
     }
     body_ = &body;
+    dynamic_bytes_ = dynamic_bytes;
     blocks_ = blocks;
     threads_ = threads;
     if (pool_.size() < static_cast<size_t>(threads)) pool_.resize(static_cast<size_t>(threads));
@@ -58,13 +67,17 @@ class Machine {
     main_.SwitchFrom(&thread.fiber, /*for_good=*/state == State::kDone);
   }
 
-  uint32_t Shuffle(uint32_t bits, int mask) {
+  const std::byte* Exchange(const void* data, int bytes) {
     Thread& thread = pool_[static_cast<size_t>(current_)];
-    thread.bits = bits;
-    thread.mask = mask;
+    thread.given = data;
+    thread.bytes = bytes;
+    const size_t wave = static_cast<size_t>(current_ / kWave);
     Stop(State::kAtShuffle);
-    return thread.bits;
+    return exchanged_[wave].data();
   }
+
+  Copies& copies() { return copies_[static_cast<size_t>(current_)]; }
+  int64_t dynamic_bytes() const { return dynamic_bytes_; }
 
   void Fail(std::string what) {
     if (!running()) return;
@@ -84,6 +97,8 @@ class Machine {
 
   void RunBlock() {
     shared.clear();
+    copies_.assign(static_cast<size_t>(threads_), {});
+    exchanged_.resize(static_cast<size_t>(threads_ / kWave));
     interval_ = 0;
     ready_.clear();
     for (int t = 0; t < threads_; ++t) {
@@ -118,20 +133,17 @@ class Machine {
     for (int lane = 0; lane < kWave; ++lane) {
       if (wave[lane].state == State::kReady) return;
     }
-    uint32_t bits[kWave];
+    const size_t bytes = static_cast<size_t>(wave[0].bytes);
+    std::vector<std::byte>& all = exchanged_[static_cast<size_t>(first / kWave)];
+    all.resize(kWave * bytes);
     for (int lane = 0; lane < kWave; ++lane) {
-      if (wave[lane].state != State::kAtShuffle || wave[lane].mask != wave[0].mask) {
+      if (wave[lane].state != State::kAtShuffle || wave[lane].bytes != wave[0].bytes) {
         fault_ = "threads of one wave part before a shuffle";
         return;
       }
-      bits[lane] = wave[lane].bits;
-    }
-    if (wave[0].mask < 0 || wave[0].mask >= kWave) {
-      fault_ = "a shuffle out of the wave";
-      return;
+      std::memcpy(all.data() + static_cast<size_t>(lane) * bytes, wave[lane].given, bytes);
     }
     for (int lane = 0; lane < kWave; ++lane) {
-      wave[lane].bits = bits[lane ^ wave[lane].mask];
       wave[lane].state = State::kReady;
       ready_.push_back(first + lane);
     }
@@ -161,12 +173,16 @@ class Machine {
   std::mt19937 random_{1};
   std::vector<Thread> pool_;
   std::vector<int> ready_;
+  std::vector<Copies> copies_;  // by thread
+  std::vector<std::vector<std::byte>>
+      exchanged_;  // by wave: what its lanes gave, one after another
   Fiber main_;
   const std::function<void()>* body_ = nullptr;
   std::string fault_;
   int64_t blocks_ = 0;
   int64_t block_ = 0;
   int64_t interval_ = 0;  // between two barriers of a block
+  int64_t dynamic_bytes_ = 0;
   int threads_ = 0;
   int current_ = 0;
 };
@@ -180,9 +196,9 @@ Machine& TheMachine() {
 
 }  // namespace
 
-std::string Run(const char* kernel, int64_t blocks, int threads,
+std::string Run(const char* kernel, int64_t blocks, int threads, int64_t dynamic_bytes,
                 const std::function<void()>& body) {
-  return TheMachine().Run(kernel, blocks, threads, body);
+  return TheMachine().Run(kernel, blocks, threads, dynamic_bytes, body);
 }
 
 void SetSeed(uint32_t seed) { TheMachine().SetSeed(seed); }
@@ -191,7 +207,41 @@ int BlockThreads() { return TheMachine().threads(); }
 int64_t BlockIndex() { return TheMachine().block(); }
 int64_t GridBlocks() { return TheMachine().blocks(); }
 void SyncBlock() { TheMachine().Stop(State::kAtBarrier); }
-uint32_t ShuffleXor(uint32_t bits, int mask) { return TheMachine().Shuffle(bits, mask); }
+int64_t DynamicBytes() { return TheMachine().dynamic_bytes(); }
+const std::byte* Exchange(const void* data, int bytes) {
+  return TheMachine().Exchange(data, bytes);
+}
+
+uint32_t ShuffleXor(uint32_t bits, int mask) {
+  struct Given {
+    uint32_t bits;
+    int mask;
+  } given{bits, mask}, other;
+  if (mask < 0 || mask >= kWave) Fail("a shuffle out of the wave");
+  const int lane = ThreadIndex() % kWave;
+  const std::byte* all = Exchange(&given, sizeof(given));
+  std::memcpy(&other, all + static_cast<size_t>(lane ^ mask) * sizeof(given), sizeof(given));
+  if (other.mask != mask) Fail("threads of one wave part before a shuffle");
+  return other.bits;
+}
+
+void StartCopy(std::function<void()> land) {
+  TheMachine().copies().open.push_back(std::move(land));
+}
+
+void CommitCopies() {
+  Copies& copies = TheMachine().copies();
+  copies.groups.push_back(std::move(copies.open));
+  copies.open.clear();
+}
+
+void WaitCopies(int newest) {
+  auto& groups = TheMachine().copies().groups;
+  while (static_cast<int>(groups.size()) > newest) {
+    for (const auto& land : groups.front()) land();
+    groups.erase(groups.begin());
+  }
+}
 void Fail(std::string what) { TheMachine().Fail(std::move(what)); }
 
 SharedBase* FindShared(const void* declaration) {

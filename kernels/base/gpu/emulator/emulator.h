@@ -8,13 +8,17 @@
 // one runs next is drawn from a seed. Besides what sanitizers see, a run fails when
 //   - shared memory is read by one thread and written by another without a barrier in between,
 //     read before it was written, or indexed past its end;
+//   - an asynchronous copy is read before its thread has waited for it (its bytes are ones till
+//   then);
 //   - threads of a wave meet different shuffles, or threads of a block wait at a barrier that
 //     others have passed or will never reach;
 //   - a 16-byte access is not aligned.
 #ifndef KPT_KERNELS_BASE_GPU_EMULATOR_EMULATOR_H_
 #define KPT_KERNELS_BASE_GPU_EMULATOR_EMULATOR_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -28,9 +32,10 @@ namespace kpt::gpu::emulator {
 inline constexpr int kWave = KPT_EMULATED_WAVE;
 static_assert(kWave == 32 || kWave == 64);
 
-// Runs `body` once per thread of each of `blocks` blocks. Empty when nothing was wrong, else the
-// first fault, with the kernel's name.
-std::string Run(const char* kernel, int64_t blocks, int threads, const std::function<void()>& body);
+// Runs `body` once per thread of each of `blocks` blocks, which have `dynamic_bytes` of dynamic
+// shared memory. Empty when nothing was wrong, else the first fault, with the kernel's name.
+std::string Run(const char* kernel, int64_t blocks, int threads, int64_t dynamic_bytes,
+                const std::function<void()>& body);
 
 // The order in which fibers run; tests run a kernel under several and compare bits.
 void SetSeed(uint32_t seed);
@@ -42,6 +47,14 @@ int64_t BlockIndex();
 int64_t GridBlocks();
 void SyncBlock();
 uint32_t ShuffleXor(uint32_t bits, int mask);
+int64_t DynamicBytes();
+// What every lane of the wave gave, one after another; valid until the thread's next exchange.
+const std::byte* Exchange(const void* data, int bytes);
+
+// Asynchronous copies: what was started lands when the thread waits for its group.
+void StartCopy(std::function<void()> land);
+void CommitCopies();
+void WaitCopies(int newest);  // but for the newest groups
 
 // Ends the run with this fault. Returns only where no kernel is running.
 void Fail(std::string what);
@@ -92,6 +105,22 @@ class SharedPtr {
 
   SharedPtr(T* data, SharedTrace* trace, int64_t size) : data_(data), trace_(trace), size_(size) {}
   Element operator[](int64_t index) const { return Element(this, index); }
+  SharedPtr operator+(int64_t offset) const {
+    if (offset < 0 || offset > size_) Check(offset);
+    return SharedPtr(data_ + offset, trace_ + offset, size_ - offset);
+  }
+
+  // The element is rubbish from now on, and `value` once the thread has waited for the copy.
+  void CopyAsync(int64_t index, T value) const {
+    Check(index);
+    OnSharedWrite(trace_ + index, index, size_);
+    std::memset(static_cast<void*>(data_ + index), 0xff, sizeof(T));
+    const SharedPtr self = *this;
+    StartCopy([self, index, value] {
+      OnSharedWrite(self.trace_ + index, index, self.size_);
+      self.data_[index] = value;
+    });
+  }
 
  private:
   friend class Element;
@@ -125,6 +154,34 @@ SharedPtr<T> Shared(const void* declaration) {
     AddShared(declaration, std::move(made));
   }
   return static_cast<SharedArray<T, kCount>*>(found)->pointer();
+}
+
+// The block's dynamic shared memory.
+template <class T>
+class DynamicArray : public SharedBase {
+ public:
+  explicit DynamicArray(int64_t count)
+      : data_(new T[static_cast<size_t>(count)]),
+        trace_(new SharedTrace[static_cast<size_t>(count)]),
+        count_(count) {}
+  SharedPtr<T> pointer() { return SharedPtr<T>(data_.get(), trace_.get(), count_); }
+
+ private:
+  std::unique_ptr<T[]> data_;
+  std::unique_ptr<SharedTrace[]> trace_;
+  int64_t count_;
+};
+
+template <class T>
+SharedPtr<T> DynamicShared() {
+  static const char declaration = 0;
+  SharedBase* found = FindShared(&declaration);
+  if (found == nullptr) {
+    auto made = std::make_unique<DynamicArray<T>>(DynamicBytes() / static_cast<int64_t>(sizeof(T)));
+    found = made.get();
+    AddShared(&declaration, std::move(made));
+  }
+  return static_cast<DynamicArray<T>*>(found)->pointer();
 }
 
 }  // namespace kpt::gpu::emulator

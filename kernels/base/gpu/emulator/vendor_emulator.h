@@ -16,6 +16,8 @@
   static const char name##_declaration_ = 0;         \
   const ::kpt::gpu::emulator::SharedPtr<type> name = \
       ::kpt::gpu::emulator::Shared<type, (count)>(&name##_declaration_)
+#define KPT_DYNAMIC_SHARED(type, name) \
+  const ::kpt::gpu::emulator::SharedPtr<type> name = ::kpt::gpu::emulator::DynamicShared<type>()
 
 namespace kpt::gpu {
 
@@ -74,8 +76,10 @@ KPT_DEVICE uint32_t Narrow2(float lo, float hi, Float16) {
 }
 
 KPT_DEVICE float SquareRoot(float x) { return std::sqrt(x); }
+KPT_DEVICE float RoundEven(float x) { return std::nearbyint(x); }
 KPT_DEVICE float MaxOf(float a, float b) { return std::fmax(a, b); }
 KPT_DEVICE float FastExp2(float x) { return std::exp2(x); }
+KPT_DEVICE float NaturalLog(float x) { return std::log(x); }
 KPT_DEVICE float FastReciprocal(float x) { return 1.0f / x; }
 
 KPT_DEVICE uint32_t EncodeFp8x4(float a, float b, float c, float d, Fp8Format format) {

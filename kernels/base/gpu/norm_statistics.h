@@ -1,6 +1,6 @@
-// What the kernels of the norms and of their gradients share.
-#ifndef KPT_KERNELS_NORM_GPU_NORM_DEVICE_H_
-#define KPT_KERNELS_NORM_GPU_NORM_DEVICE_H_
+// The statistics of a row that a norm normalizes by.
+#ifndef KPT_KERNELS_BASE_GPU_NORM_STATISTICS_H_
+#define KPT_KERNELS_BASE_GPU_NORM_STATISTICS_H_
 
 #include "kernels/base/gpu/pack.h"
 #include "kernels/base/gpu/row_group.h"
@@ -37,4 +37,4 @@ KPT_DEVICE float SumOf(const Pack<T, kWidth>& h) {
 
 }  // namespace kpt::gpu
 
-#endif  // KPT_KERNELS_NORM_GPU_NORM_DEVICE_H_
+#endif  // KPT_KERNELS_BASE_GPU_NORM_STATISTICS_H_
