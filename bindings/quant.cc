@@ -15,7 +15,7 @@
 #include "kernels/quant/quantize_fp8.h"
 #include "kernels/quant/quantize_int8.h"
 #if defined(KPT_BACKEND_IS_CUDA)
-#include "kernels/quant/gpu/quantize_fp8.h"
+#include "kernels/quant/gpu/quantize_workspace.h"
 #endif
 
 namespace kpt::bindings {
@@ -76,7 +76,6 @@ void BindQuant(nb::module_& m) {
       },
       nb::arg("out"), nb::arg("x_q"), nb::arg("scale"), nb::arg("dtype"));
 
-#if !defined(KPT_BACKEND_IS_CUDA)
   AddVariants("quantize_int8", backend::QuantizeInt8Variants());
   m.def(
       "quantize_int8",
@@ -92,20 +91,24 @@ void BindQuant(nb::module_& m) {
         call.OptionalInput("zero_point", zero_point, &args.zero_point);
         args.granularity = GranularityOrThrow("quantize_int8", granularity);
         args.symmetric = symmetric;
+#if defined(KPT_BACKEND_IS_CUDA)
+        return call.Run(backend::QuantizeInt8, args, backend::QuantizeInt8WorkspaceBytes);
+#else
         return call.Run(backend::QuantizeInt8, args);
+#endif
       },
       nb::arg("x_q"), nb::arg("scale_out"), nb::arg("zero_point_out"), nb::arg("x"),
       nb::arg("granularity"), nb::arg("symmetric"), nb::arg("scale").none(),
       nb::arg("zero_point").none());
 
-  AddVariants("fused_norm_quantize", cpu::FusedNormQuantizeVariants());
+  AddVariants("fused_norm_quantize", backend::FusedNormQuantizeVariants());
   m.def(
       "fused_norm_quantize",
       [](nb::handle y_q, nb::handle scale_out, nb::handle new_residual, nb::handle x,
          nb::handle weight, nb::handle bias, nb::handle residual, const char* norm, double eps,
          nb::handle /*dtype*/, const char* granularity, nb::handle scale) {
         Call call("fused_norm_quantize");
-        cpu::FusedNormQuantizeArgs args;
+        backend::FusedNormQuantizeArgs args;
         args.subtract_mean = std::strcmp(norm, "layer") == 0;
         if (!args.subtract_mean && std::strcmp(norm, "rms") != 0) {
           throw nb::value_error("fused_norm_quantize: argument 'norm' must be rms or layer");
@@ -120,19 +123,19 @@ void BindQuant(nb::module_& m) {
         call.OptionalInput("scale", scale, &args.scale);
         args.granularity = GranularityOrThrow("fused_norm_quantize", granularity);
         args.eps = static_cast<float>(eps);
-        return call.Run(cpu::FusedNormQuantize, args);
+        return call.Run(backend::FusedNormQuantize, args);
       },
       nb::arg("y_q"), nb::arg("scale_out"), nb::arg("new_residual"), nb::arg("x"),
       nb::arg("weight").none(), nb::arg("bias").none(), nb::arg("residual").none(), nb::arg("norm"),
       nb::arg("eps"), nb::arg("dtype"), nb::arg("granularity"), nb::arg("scale").none());
 
-  AddVariants("fused_act_quantize", cpu::FusedActQuantizeVariants());
+  AddVariants("fused_act_quantize", backend::FusedActQuantizeVariants());
   m.def(
       "fused_act_quantize",
       [](nb::handle y_q, nb::handle scale_out, nb::handle x, const char* kind, bool gated,
          nb::handle /*dtype*/, const char* granularity, nb::handle scale) {
         Call call("fused_act_quantize");
-        cpu::FusedActQuantizeArgs args;
+        backend::FusedActQuantizeArgs args;
         call.Output("y_q", y_q, &args.y_q);
         call.Output("scale_out", scale_out, &args.scale_out);
         call.Input("x", x, &args.x);
@@ -140,11 +143,10 @@ void BindQuant(nb::module_& m) {
         args.kind = call.Activation("kind", kind);
         args.gated = gated;
         args.granularity = GranularityOrThrow("fused_act_quantize", granularity);
-        return call.Run(cpu::FusedActQuantize, args);
+        return call.Run(backend::FusedActQuantize, args);
       },
       nb::arg("y_q"), nb::arg("scale_out"), nb::arg("x"), nb::arg("kind"), nb::arg("gated"),
       nb::arg("dtype"), nb::arg("granularity"), nb::arg("scale").none());
-#endif
 }
 
 }  // namespace kpt::bindings

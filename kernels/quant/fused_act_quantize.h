@@ -8,13 +8,14 @@
 #include <vector>
 
 #include "kernels/base/activation_kind.h"
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 #include "kernels/quant/granularity.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct FusedActQuantizeArgs {
   MutableTensorView y_q;        // [..., K] E4M3FN, E5M2 or int8: its dtype is the format
@@ -31,6 +32,6 @@ Status FusedActQuantize(const LaunchContext& ctx, const FusedActQuantizeArgs& ar
 
 std::vector<VariantInfo> FusedActQuantizeVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_QUANT_FUSED_ACT_QUANTIZE_H_

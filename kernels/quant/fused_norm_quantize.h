@@ -8,13 +8,14 @@
 
 #include <vector>
 
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 #include "kernels/quant/granularity.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct FusedNormQuantizeArgs {
   MutableTensorView y_q;           // [..., K] E4M3FN, E5M2 or int8: its dtype is the format
@@ -37,6 +38,6 @@ Status FusedNormQuantize(const LaunchContext& ctx, const FusedNormQuantizeArgs& 
 
 std::vector<VariantInfo> FusedNormQuantizeVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_QUANT_FUSED_NORM_QUANTIZE_H_

@@ -19,28 +19,13 @@ constexpr Variant<FusedJob> kVariants[] = {
 
 Status FusedActQuantize(const LaunchContext& ctx, const FusedActQuantizeArgs& args) {
   FusedJob job;
-  KPT_RETURN_IF_ERROR(CheckRows(kOp, "x", args.x, 1));
-  if (args.kind == ActivationKind::kNone || IsGated(args.kind)) {
-    return Status::InvalidArgument(Argument(kOp, "kind") + "must be an elementwise activation");
-  }
-  TensorView y = args.x;  // what is quantized has this shape
-  if (args.gated) {
-    if (y.dim(-1) % 2 != 0) {
-      return Status::InvalidArgument(Argument(kOp, "x") +
-                                     "must have an even last dimension [..., 2 K], got " +
-                                     ShapeText(args.x));
-    }
-    y.shape[y.rank - 1] /= 2;
-  }
-  KPT_RETURN_IF_ERROR(
-      SetQuantization(kOp, y, args.y_q, args.scale_out, args.scale, args.granularity, &job));
-  KPT_RETURN_IF_ERROR(CheckApart(kOp, {&args.y_q, &args.scale_out}, {"y_q", "scale_out"},
-                                 {&args.x, &args.scale}, {"x", "scale"}));
+  TensorView y;  // what is quantized has this shape
+  KPT_RETURN_IF_ERROR(CheckFusedAct(kOp, args, &y, &job.spec.format));
+  SetQuantization(y, args.y_q, args.scale_out, args.scale, args.granularity, &job);
   const TensorView none;
   const TensorView scale_in = StripView(args.scale, y.rank, args.granularity, true);
   const TensorView scale_out = StripView(args.scale_out, y.rank, args.granularity, true);
   job.plan = PlanRows<FusedJob::kNumTensors>({&args.y_q, &y, &none, &none, &scale_in, &scale_out});
-  job.shared = args.granularity == Granularity::kTensor;
   job.x = args.x.data;
   job.kind = args.kind;
   job.gated = args.gated;

@@ -1,7 +1,5 @@
 #include "kernels/quant/fused_norm_quantize.h"
 
-#include <string>
-
 #include "kernels/quant/cpu/fused_launch.h"
 
 namespace kpt::cpu {
@@ -17,48 +15,20 @@ constexpr Variant<FusedJob> kVariants[] = {
     {"rows_baseline", Isa::kBaseline, nullptr, RunFusedRows<baseline::NormQuantizeRows>},
 };
 
-Status CheckParam(const char* arg, const TensorView& param, const TensorView& x) {
-  if (!param.present()) return Status();
-  if (param.rank != 1 || param.shape[0] != x.dim(-1)) {
-    return Status::InvalidArgument(Argument(kOp, arg) + "must have shape [" +
-                                   std::to_string(x.dim(-1)) + "], got " + ShapeText(param));
-  }
-  if (param.dtype != x.dtype && param.dtype != DType::kFloat32) {
-    return Status::TypeError(Argument(kOp, arg) + "must have dtype " + Name(x.dtype) +
-                             " or float32, got " + Name(param.dtype));
-  }
-  return CheckRows(kOp, arg, param, 1);
-}
-
 }  // namespace
 
 Status FusedNormQuantize(const LaunchContext& ctx, const FusedNormQuantizeArgs& args) {
   FusedJob job;
-  KPT_RETURN_IF_ERROR(CheckRows(kOp, "x", args.x, 1));
-  KPT_RETURN_IF_ERROR(
-      SetQuantization(kOp, args.x, args.y_q, args.scale_out, args.scale, args.granularity, &job));
-  KPT_RETURN_IF_ERROR(CheckParam("weight", args.weight, args.x));
-  KPT_RETURN_IF_ERROR(CheckParam("bias", args.bias, args.x));
-  if (args.bias.present() && !args.subtract_mean) {
-    return Status::InvalidArgument(Argument(kOp, "bias") + "is for layer norms only");
-  }
+  KPT_RETURN_IF_ERROR(CheckFusedNorm(kOp, args, &job.spec.format));
+  SetQuantization(args.x, args.y_q, args.scale_out, args.scale, args.granularity, &job);
   TensorView sum;
-  if (args.residual.present()) {
-    sum = args.new_residual;
-    KPT_RETURN_IF_ERROR(CheckLike(kOp, "residual", args.residual, "x", args.x));
-    KPT_RETURN_IF_ERROR(CheckLike(kOp, "new_residual", sum, "x", args.x));
-  }
-  KPT_RETURN_IF_ERROR(CheckApart(kOp, {&args.y_q, &args.scale_out, &sum},
-                                 {"y_q", "scale_out", "new_residual"},
-                                 {&args.x, &args.weight, &args.bias, &args.residual, &args.scale},
-                                 {"x", "weight", "bias", "residual", "scale"}));
+  if (args.residual.present()) sum = args.new_residual;
   const auto strip = [&](const TensorView& view, bool is_scale) {
     return StripView(view, args.x.rank, args.granularity, is_scale);
   };
   const TensorView scale_in = strip(args.scale, true), scale_out = strip(args.scale_out, true);
   job.plan = PlanRows<FusedJob::kNumTensors>(
       {&args.y_q, &args.x, &args.residual, &sum, &scale_in, &scale_out});
-  job.shared = args.granularity == Granularity::kTensor;
   job.x = args.x.data;
   job.residual = args.residual.present() ? args.residual.data : nullptr;
   job.sum = const_cast<void*>(sum.data);

@@ -7,10 +7,9 @@
 #include "kernels/base/dtype.h"
 #include "kernels/base/rows.h"
 #include "kernels/quant/cpu/strips.h"
+#include "kernels/quant/quant_format.h"
 
 namespace kpt::cpu {
-
-enum class QuantFormat { kE4M3, kE5M2, kInt8, kInt8Asymmetric };
 
 // What is asked of every group.
 struct QuantSpec {

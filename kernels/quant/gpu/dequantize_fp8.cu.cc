@@ -101,14 +101,10 @@ Status Start(const LaunchContext& ctx, const GpuDequantizeJob& job) {
 
 template <bool kAligned>
 Status StartAny(const LaunchContext& ctx, const GpuDequantizeJob& job) {
-  switch (job.out_dtype) {
-    case DType::kFloat32:
-      return Start<float, kAligned>(ctx, job);
-    case DType::kFloat16:
-      return Start<Float16, kAligned>(ctx, job);
-    default:
-      return Start<BFloat16, kAligned>(ctx, job);
-  }
+  return ForFloatType(job.out_dtype, [&](auto t) {
+    using T = decltype(t);
+    return Start<T, kAligned>(ctx, job);
+  });
 }
 
 }  // namespace

@@ -140,6 +140,7 @@ FUSED_ACT_QUANTIZE = OpSpec(
     tolerance=Tolerance(integers=0.25),
     build_inputs=_build,
     free_sizes=("K",),
+    native_backends=("cpu", "nvidia"),
     cost=_cost,
     cases=(
         cases(

@@ -183,6 +183,7 @@ FUSED_NORM_QUANTIZE = OpSpec(
     tolerance=Tolerance(integers=0.02, other_floors={1: 4.0}),
     build_inputs=_build,
     free_sizes=("K",),
+    native_backends=("cpu", "nvidia"),
     cost=_cost,
     cases=(
         cases(sizes=[{"K": 5}], options=[{**_LAYER, **_TENSOR}], given=[_ALL], leads=[(3,)])

@@ -153,6 +153,7 @@ QUANTIZE_INT8 = OpSpec(
     free_sizes=("K",),
     # Rows share a scale unless the granularity says otherwise.
     row_dims=None,
+    native_backends=("cpu", "nvidia"),
     cost=_cost,
     cases=(
         cases(

@@ -55,7 +55,8 @@ KERNELS = {
     "NormBackwardColumnsKernel": Declared(registers=64, shared=1024, threads=256, warps=32),
     "NormBackwardPartsKernel": Declared(registers=64, shared=1024, threads=256, warps=32),
     # Quantization: units of 8 codes.
-    "QuantizeGroupKernel": Declared(registers=128, shared=256, threads=256, warps=16),
-    "QuantizeTensorKernel": Declared(registers=128, shared=256, threads=256, warps=16),
+    "QuantizeGroupKernel": Declared(registers=128, shared=512, threads=256, warps=16),
+    "QuantizeTensorKernel": Declared(registers=128, shared=512, threads=256, warps=16),
+    "FusedQuantizeKernel": Declared(registers=128, shared=512, threads=256, warps=16),
     "DequantizeKernel": Declared(registers=128, threads=256, warps=16),
 }

@@ -9,7 +9,7 @@
 #include "gtest/gtest.h"
 #include "kernels/base/float_codec.h"
 #include "kernels/quant/dequantize_fp8.h"
-#include "kernels/quant/gpu/quantize_fp8.h"
+#include "kernels/quant/gpu/quantize_workspace.h"
 #include "tests/kernels/base/row_op_testing.h"
 #include "tests/kernels/gpu_emulated/emulated_testing.h"
 
@@ -235,17 +235,175 @@ TEST(EmulatedQuantizeFp8, TinyAndHugeScales) {
   }
 }
 
-TEST(EmulatedQuantizeFp8, StochasticRoundingIsNotNative) {
-  Tensor x(DType::kFloat32, 1, 16);
-  Codes codes(DType::kFloat8E4M3FN, 1, 16, 0);
-  Scales scale(Granularity::kRow, 1, 16);
-  QuantizeFp8Args args;
+// Philox4x32-10, word by word: the reference of "Parallel random numbers" (2011), with its
+// constants.
+uint32_t PhiloxWord(uint64_t seed, uint64_t index) {
+  uint32_t x[4] = {static_cast<uint32_t>(index / 4), static_cast<uint32_t>((index / 4) >> 32), 0,
+                   0};
+  uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = uint64_t{0xD2511F53u} * x[0], b = uint64_t{0xCD9E8D57u} * x[2];
+    const uint32_t next[4] = {
+        static_cast<uint32_t>(b >> 32) ^ x[1] ^ key[0], static_cast<uint32_t>(b),
+        static_cast<uint32_t>(a >> 32) ^ x[3] ^ key[1], static_cast<uint32_t>(a)};
+    std::memcpy(x, next, sizeof(x));
+    key[0] += 0x9E3779B9u;
+    key[1] += 0xBB67AE85u;
+  }
+  return x[index % 4];
+}
+
+TEST(EmulatedQuantizeFp8, PhiloxGivesItsPublishedWords) {
+  // Of the counter and the key 0, from the known-answer tests of Random123.
+  EXPECT_EQ(PhiloxWord(0, 0), 0x6627e8d5u);
+  EXPECT_EQ(PhiloxWord(0, 1), 0xe169c58du);
+  EXPECT_EQ(PhiloxWord(0, 2), 0xbc57ac4cu);
+  EXPECT_EQ(PhiloxWord(0, 3), 0x9b00dbd8u);
+}
+
+// The lower neighbour, or the upper one where the distance and the random fraction reach 1.
+float RoundAtRandom(DType format, float x, uint32_t random) {
+  const bool e4m3 = format == DType::kFloat8E4M3FN;
+  const int mantissa = e4m3 ? 3 : 2, least = e4m3 ? -6 : -14, bits = 23 - mantissa;
+  const double most = e4m3 ? 448.0 : 57344.0;
+  if (std::isnan(x)) return x;
+  const double magnitude = std::fmin(std::fabs(static_cast<double>(x)), most);
+  int exponent = magnitude > 0.0 ? std::ilogb(magnitude) : least;
+  if (exponent < least) exponent = least;
+  const double grid = std::ldexp(1.0, exponent - mantissa);
+  const double fraction = std::ldexp(static_cast<double>(random >> (32 - bits)), -bits);
+  const double steps = magnitude / grid;
+  const double kept = std::floor(std::ldexp(steps, bits)) * std::ldexp(1.0, -bits);
+  return static_cast<float>(std::copysign(std::floor(kept + fraction) * grid, x));
+}
+
+TEST(EmulatedQuantizeFp8, StochasticRoundingDependsOnSeedAndPositionAlone) {
+  constexpr uint64_t kSeed = 0x123456789abcdefull;
+  for (const char* variant : {"vectors", "scalars"}) {
+    for (DType format : kFormats) {
+      for (Granularity granularity : kGranularities) {
+        const int64_t m = 131, n = variant[0] == 'v' ? 264 : 131;
+        Tensor x(DType::kFloat32, m, n, 4);
+        std::mt19937 random(7);
+        x.Fill(&random, 0.0f, 3.0f);
+        x.Set(0, 1, -NAN);
+        x.Set(1, 2, -1e-5f);
+        x.Set(2, 3, 0.0f);
+        Codes codes(format, m, n, 8);
+        Scales scale(granularity, m, n), given(granularity, m, n);
+        for (float& v : given.values) v = 0.02f;
+        QuantizeFp8Args args;
+        args.x_q = codes.view();
+        args.scale_out = scale.view();
+        args.x = x.view();
+        args.scale = given.view();
+        args.granularity = granularity;
+        args.stochastic = true;
+        args.seed = kSeed;
+        std::string ran;
+        const Status status = Quantize(args, variant, &ran);
+        ASSERT_TRUE(status.ok()) << status.message();
+        for (int64_t r = 0; r < m; ++r) {
+          for (int64_t c = 0; c < n; ++c) {
+            const uint32_t word = PhiloxWord(kSeed, static_cast<uint64_t>(r * n + c));
+            const float want = RoundAtRandom(format, x.Get(r, c) * (1.0f / 0.02f), word);
+            const float got = Decode(format, codes.at(r, c));
+            ASSERT_TRUE(SameBits(got, want) && std::signbit(got) == std::signbit(want))
+                << variant << " " << Name(format) << " at " << r << ", " << c << ": " << got
+                << " instead of " << want << " for " << x.Get(r, c);
+          }
+        }
+      }
+    }
+  }
+}
+
+// ---- quantize_int8
+
+struct Int8Want {
+  float scale;
+  int32_t zero;
+};
+
+Int8Want Int8Rule(bool symmetric, const std::vector<float>& group) {
+  float lo = 0.0f, hi = 0.0f, amax = 0.0f;
+  bool finite = true;
+  for (float v : group) {
+    finite = finite && std::isfinite(v);
+    lo = std::fmin(lo, v), hi = std::fmax(hi, v), amax = std::fmax(amax, std::fabs(v));
+  }
+  if (!finite) return {NAN, 0};
+  float scale = symmetric ? amax / 127.0f : (hi * 0.5f - lo * 0.5f) / 127.5f;
+  scale = amax == 0.0f ? 1.0f : std::fmax(scale, 0x1p-126f);
+  if (symmetric) return {scale, 0};
+  return {scale, -128 - static_cast<int32_t>(std::nearbyint(lo * (1.0f / scale)))};
+}
+
+void CheckInt8(const char* variant, DType dtype, Granularity granularity, bool symmetric, int64_t m,
+               int64_t n, bool special) {
+  Tensor x(dtype, m, n, 8);
+  std::mt19937 random(static_cast<unsigned>(m + n));
+  x.Fill(&random, 1.0f, 3.0f);
+  for (int64_t c = 0; special && c < n; ++c) x.Set(0, c, 0.0f);
+  if (special && m > 1) x.Set(1, n / 2, NAN);
+  if (special && m > 2) x.Set(2, 0, -INFINITY);
+  const bool one = granularity == Granularity::kTensor;
+  std::vector<Int8Want> want;
+  for (int64_t r = 0; r < m; ++r) {
+    std::vector<float> group;
+    for (int64_t i = one ? 0 : r; i < (one ? m : r + 1); ++i) {
+      for (int64_t c = 0; c < n; ++c) group.push_back(x.Get(i, c));
+    }
+    want.push_back(Int8Rule(symmetric, group));
+  }
+  Codes codes(DType::kInt8, m, n, 8);
+  Scales scale(granularity, m, n);
+  std::vector<int32_t> zeros(scale.values.size(), 77);
+  QuantizeInt8Args args;
   args.x_q = codes.view();
   args.scale_out = scale.view();
+  args.zero_point_out = scale.view();
+  args.zero_point_out.data = zeros.data();
+  args.zero_point_out.dtype = DType::kInt32;
   args.x = x.view();
-  args.granularity = Granularity::kRow;
-  args.stochastic = true;
-  EXPECT_EQ(QuantizeFp8(Context(), args).code(), StatusCode::kUnimplemented);
+  args.granularity = granularity;
+  args.symmetric = symmetric;
+  LaunchRecord record;
+  LaunchContext ctx = Context(variant, &record);
+  std::vector<float> workspace(static_cast<size_t>(QuantizeInt8WorkspaceBytes(ctx, args) / 4), NAN);
+  ctx.workspace = workspace.data();
+  ctx.workspace_bytes = static_cast<int64_t>(workspace.size()) * 4;
+  const Status status = QuantizeInt8(ctx, args);
+  ASSERT_TRUE(status.ok()) << status.message();
+  for (int64_t r = 0; r < m; ++r) {
+    const Int8Want w = want[static_cast<size_t>(r)];
+    const size_t at = one ? 0 : static_cast<size_t>(r);
+    ASSERT_TRUE(SameBits(scale.values[at], w.scale)) << r << ": " << scale.values[at];
+    ASSERT_EQ(zeros[at], w.zero) << r;
+    for (int64_t c = 0; c < n; ++c) {
+      float v = x.Get(r, c) * (1.0f / w.scale);
+      const float zero = static_cast<float>(w.zero);
+      v = std::isnan(v)
+              ? 0.0f
+              : std::fmin(std::fmax(v, (symmetric ? -127.f : -128.f) - zero), 127.0f - zero);
+      const int q = static_cast<int>(std::nearbyint(v)) + w.zero;
+      ASSERT_EQ(static_cast<int8_t>(codes.at(r, c)), q) << r << ", " << c;
+    }
+  }
+}
+
+TEST(EmulatedQuantizeInt8, CodeByCode) {
+  for (DType dtype : kFloats) {
+    for (Granularity granularity : {Granularity::kTensor, Granularity::kRow}) {
+      for (bool symmetric : {true, false}) {
+        CheckInt8("vectors", dtype, granularity, symmetric, 5, 264, false);
+        CheckInt8("vectors", dtype, granularity, symmetric, 4, 8, true);
+        CheckInt8("scalars", dtype, granularity, symmetric, 3, 129, true);
+        CheckInt8("scalars", dtype, granularity, symmetric, 2, 1, false);
+      }
+    }
+  }
+  CheckInt8(nullptr, DType::kBFloat16, Granularity::kRow, false, 1, 40960, false);
 }
 
 }  // namespace
