@@ -144,7 +144,7 @@ struct NearestEncoder {
 };
 
 struct StochasticEncoder {
-  static constexpr int kHeld = 2;  // its code is long
+  static constexpr int kHeld = 1;  // its code is long
   KPT_DEVICE_MEMBER static void Encode(const QuantEncoding& e, const float (&v)[kQuantUnit],
                                        float inverse, int, uint64_t index, uint32_t (&codes)[2]) {
     uint32_t random[kQuantUnit];
