@@ -1,4 +1,5 @@
-// The attention family: attention_forward, attention_decode, attention_paged.
+// The attention family: attention_forward; attention_decode, attention_paged, kv_append and
+// kv_append_quantize.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 
@@ -8,6 +9,7 @@
 #include "bindings/families.h"
 #include "kernels/attention/attention_decode.h"
 #include "kernels/attention/attention_forward.h"
+#include "kernels/attention/kv_append.h"
 
 namespace kpt::bindings {
 namespace nb = nanobind;
@@ -17,7 +19,7 @@ namespace {
 void TakeDecode(Call& call, nb::handle out, nb::handle q, nb::handle seq_lens,
                 std::optional<double> scale, int64_t window_left, double softcap,
                 nb::handle alibi_slopes, nb::handle sinks, nb::handle k_scale, nb::handle v_scale,
-                cpu::AttentionDecodeArgs* args) {
+                nb::handle cos, nb::handle sin, bool interleaved, cpu::AttentionDecodeArgs* args) {
   call.Output("out", out, &args->out);
   call.Input("q", q, &args->q);
   call.Input("seq_lens", seq_lens, &args->seq_lens);
@@ -28,6 +30,29 @@ void TakeDecode(Call& call, nb::handle out, nb::handle q, nb::handle seq_lens,
   call.OptionalInput("sinks", sinks, &args->sinks);
   call.OptionalInput("k_scale", k_scale, &args->k_scale, Layout::kAny);
   call.OptionalInput("v_scale", v_scale, &args->v_scale, Layout::kAny);
+  call.OptionalInput("cos", cos, &args->cos);
+  call.OptionalInput("sin", sin, &args->sin);
+  args->interleaved = interleaved;
+}
+
+// What kv_append and kv_append_quantize have in common.
+void TakeAppend(Call& call, nb::handle out_k, nb::handle out_v, nb::handle k, nb::handle v,
+                nb::handle k_cache, nb::handle v_cache, nb::handle seq_lens, nb::handle k_scale,
+                nb::handle v_scale, nb::handle block_table, nb::handle cos, nb::handle sin,
+                bool interleaved, cpu::KvAppendArgs* args) {
+  call.Output("k_cache", out_k, &args->out_k);
+  call.Output("v_cache", out_v, &args->out_v);
+  call.Input("k", k, &args->k);
+  call.Input("v", v, &args->v);
+  call.Input("k_cache", k_cache, &args->k_cache);
+  call.Input("v_cache", v_cache, &args->v_cache);
+  call.Input("seq_lens", seq_lens, &args->seq_lens);
+  call.OptionalInput("k_scale", k_scale, &args->k_scale, Layout::kAny);
+  call.OptionalInput("v_scale", v_scale, &args->v_scale, Layout::kAny);
+  call.OptionalInput("block_table", block_table, &args->block_table);
+  call.OptionalInput("cos", cos, &args->cos);
+  call.OptionalInput("sin", sin, &args->sin);
+  args->interleaved = interleaved;
 }
 
 }  // namespace
@@ -71,19 +96,21 @@ void BindAttention(nb::module_& m) {
       "attention_decode",
       [](nb::handle out, nb::handle q, nb::handle k_cache, nb::handle v_cache, nb::handle seq_lens,
          std::optional<double> scale, int64_t window_left, double softcap, nb::handle alibi_slopes,
-         nb::handle sinks, nb::handle k_scale, nb::handle v_scale) {
+         nb::handle sinks, nb::handle k_scale, nb::handle v_scale, nb::handle cos, nb::handle sin,
+         bool interleaved) {
         Call call("attention_decode");
         cpu::AttentionDecodeArgs args;
         call.Input("k_cache", k_cache, &args.k);
         call.Input("v_cache", v_cache, &args.v);
         TakeDecode(call, out, q, seq_lens, scale, window_left, softcap, alibi_slopes, sinks,
-                   k_scale, v_scale, &args);
+                   k_scale, v_scale, cos, sin, interleaved, &args);
         return call.Run(cpu::AttentionDecode, args);
       },
       nb::arg("out"), nb::arg("q"), nb::arg("k_cache"), nb::arg("v_cache"), nb::arg("seq_lens"),
       nb::arg("scale").none(), nb::arg("window_left"), nb::arg("softcap"),
       nb::arg("alibi_slopes").none(), nb::arg("sinks").none(), nb::arg("k_scale").none(),
-      nb::arg("v_scale").none());
+      nb::arg("v_scale").none(), nb::arg("cos").none(), nb::arg("sin").none(),
+      nb::arg("interleaved"));
 
   AddVariants("attention_paged", cpu::AttentionDecodeVariants());
   m.def(
@@ -91,20 +118,58 @@ void BindAttention(nb::module_& m) {
       [](nb::handle out, nb::handle q, nb::handle k_pages, nb::handle v_pages,
          nb::handle block_table, nb::handle seq_lens, nb::handle k_scale, nb::handle v_scale,
          std::optional<double> scale, int64_t window_left, double softcap, nb::handle alibi_slopes,
-         nb::handle sinks) {
+         nb::handle sinks, nb::handle cos, nb::handle sin, bool interleaved) {
         Call call("attention_paged");
         cpu::AttentionDecodeArgs args;
         call.Input("k_pages", k_pages, &args.k);
         call.Input("v_pages", v_pages, &args.v);
         call.Input("block_table", block_table, &args.block_table);
         TakeDecode(call, out, q, seq_lens, scale, window_left, softcap, alibi_slopes, sinks,
-                   k_scale, v_scale, &args);
+                   k_scale, v_scale, cos, sin, interleaved, &args);
         return call.Run(cpu::AttentionPaged, args);
       },
       nb::arg("out"), nb::arg("q"), nb::arg("k_pages"), nb::arg("v_pages"), nb::arg("block_table"),
       nb::arg("seq_lens"), nb::arg("k_scale").none(), nb::arg("v_scale").none(),
       nb::arg("scale").none(), nb::arg("window_left"), nb::arg("softcap"),
-      nb::arg("alibi_slopes").none(), nb::arg("sinks").none());
+      nb::arg("alibi_slopes").none(), nb::arg("sinks").none(), nb::arg("cos").none(),
+      nb::arg("sin").none(), nb::arg("interleaved"));
+
+  AddVariants("kv_append", cpu::KvAppendVariants());
+  m.def(
+      "kv_append",
+      [](nb::handle out_k, nb::handle out_v, nb::handle k, nb::handle v, nb::handle k_cache,
+         nb::handle v_cache, nb::handle seq_lens, nb::handle block_table, nb::handle k_scale,
+         nb::handle v_scale, nb::handle cos, nb::handle sin, bool interleaved) {
+        Call call("kv_append");
+        cpu::KvAppendArgs args;
+        TakeAppend(call, out_k, out_v, k, v, k_cache, v_cache, seq_lens, k_scale, v_scale,
+                   block_table, cos, sin, interleaved, &args);
+        return call.Run(cpu::KvAppend, args);
+      },
+      nb::arg("out_k_cache"), nb::arg("out_v_cache"), nb::arg("k"), nb::arg("v"),
+      nb::arg("k_cache"), nb::arg("v_cache"), nb::arg("seq_lens"), nb::arg("block_table").none(),
+      nb::arg("k_scale").none(), nb::arg("v_scale").none(), nb::arg("cos").none(),
+      nb::arg("sin").none(), nb::arg("interleaved"));
+
+  AddVariants("kv_append_quantize", cpu::KvAppendVariants());
+  m.def(
+      "kv_append_quantize",
+      [](nb::handle out_k, nb::handle out_v, nb::handle out_k_scale, nb::handle out_v_scale,
+         nb::handle k, nb::handle v, nb::handle k_cache, nb::handle v_cache, nb::handle k_scale,
+         nb::handle v_scale, nb::handle seq_lens, nb::handle block_table, nb::handle cos,
+         nb::handle sin, bool interleaved) {
+        Call call("kv_append_quantize");
+        cpu::KvAppendArgs args;
+        TakeAppend(call, out_k, out_v, k, v, k_cache, v_cache, seq_lens, k_scale, v_scale,
+                   block_table, cos, sin, interleaved, &args);
+        call.Output("k_scale", out_k_scale, &args.out_k_scale, Layout::kAny);
+        call.Output("v_scale", out_v_scale, &args.out_v_scale, Layout::kAny);
+        return call.Run(cpu::KvAppendQuantize, args);
+      },
+      nb::arg("out_k_cache"), nb::arg("out_v_cache"), nb::arg("out_k_scale"),
+      nb::arg("out_v_scale"), nb::arg("k"), nb::arg("v"), nb::arg("k_cache"), nb::arg("v_cache"),
+      nb::arg("k_scale"), nb::arg("v_scale"), nb::arg("seq_lens"), nb::arg("block_table").none(),
+      nb::arg("cos").none(), nb::arg("sin").none(), nb::arg("interleaved"));
 }
 
 }  // namespace kpt::bindings

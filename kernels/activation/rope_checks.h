@@ -6,41 +6,13 @@
 
 #include "kernels/activation/rope.h"
 #include "kernels/activation/rope_job.h"
+#include "kernels/base/rotation_checks.h"
 #include "kernels/base/row_checks.h"
 #include "kernels/base/rows.h"
 
 namespace kpt {
 
 inline constexpr const char* kRopeOp = "rope";
-
-// Whether the dimensions in `outer` step over cells that hold a part of `a` and, behind it, one of
-// `b`, as where queries and keys are columns of one matrix: their addresses mix, but not their
-// elements. Neither view overlaps itself.
-inline bool AreApartInCells(const TensorView& a, const TensorView& b, const bool (&outer)[4]) {
-  if (reinterpret_cast<uintptr_t>(a.data) > reinterpret_cast<uintptr_t>(b.data)) {
-    return AreApartInCells(b, a, outer);
-  }
-  int64_t cell = INT64_MAX, span_a = 1, span_b = 1;
-  for (int d = 0; d < 4; ++d) {
-    if (!outer[d]) {
-      span_a += (a.shape[d] - 1) * a.strides[d];
-      span_b += (b.shape[d] - 1) * b.strides[d];
-    } else if (a.shape[d] > 1) {
-      if (a.strides[d] != b.strides[d]) return false;
-      if (a.strides[d] < cell) cell = a.strides[d];
-    }
-  }
-  const int64_t bytes = static_cast<int64_t>(reinterpret_cast<uintptr_t>(b.data) -
-                                             reinterpret_cast<uintptr_t>(a.data));
-  const int64_t offset = bytes / ItemSize(a.dtype);
-  return offset >= span_a && offset <= cell - span_b;
-}
-
-inline bool AreApart(const TensorView& a, const TensorView& b) {
-  return a.size() == 0 || b.size() == 0 || !RangesMeet(a, b) ||
-         AreApartInCells(a, b, {true, false, true, false}) ||
-         AreApartInCells(a, b, {true, false, false, false});
-}
 
 inline Status CheckHeads(const char* arg, const TensorView& view, const TensorView& q) {
   KPT_RETURN_IF_ERROR(CheckRows(kRopeOp, arg, view, 4));
@@ -59,37 +31,6 @@ inline Status CheckHeads(const char* arg, const TensorView& view, const TensorVi
                                      "must have q's batch, seqlen and head_dim " + ShapeText(q) +
                                      ", got " + ShapeText(view));
     }
-  }
-  return Status();
-}
-
-// Also sets the number of pairs.
-inline Status CheckTable(const char* arg, const TensorView& table, const backend::RopeArgs& args,
-                         int64_t* pairs) {
-  KPT_RETURN_IF_ERROR(CheckRows(kRopeOp, arg, table, 2));
-  const TensorView& q = args.q;
-  const int64_t width = table.dim(-1), head_dim = q.dim(-1);
-  const bool batch_fits =
-      table.rank == 2 || (table.rank == 3 && (table.shape[0] == 1 || table.shape[0] == q.shape[0]));
-  if (!batch_fits || table.dim(-2) != q.dim(-2)) {
-    return Status::InvalidArgument(Argument(kRopeOp, arg) +
-                                   "must be [seqlen, pairs] or [batch, seqlen, pairs] for q " +
-                                   ShapeText(q) + ", got " + ShapeText(table));
-  }
-  if (table.dtype != q.dtype && table.dtype != DType::kFloat32) {
-    return Status::TypeError(Argument(kRopeOp, arg) + "must have dtype " + Name(q.dtype) +
-                             " or float32, got " + Name(table.dtype));
-  }
-  if (2 * width <= head_dim) {
-    *pairs = width;
-  } else if (!args.interleaved && width <= head_dim && width % 2 == 0) {
-    *pairs = width / 2;
-  } else {
-    return Status::InvalidArgument(
-        Argument(kRopeOp, arg) + "must have at most head_dim / 2 columns" +
-        (args.interleaved ? ""
-                          : ", or an even number of at most head_dim with each half the same") +
-        ", got " + std::to_string(width) + " for head_dim " + std::to_string(head_dim));
   }
   return Status();
 }
@@ -137,8 +78,11 @@ inline bool RowsAreAligned(const TensorView& out, int64_t half) {
 inline Status MakeRopeJob(const backend::RopeArgs& args, RopeJob* job) {
   KPT_RETURN_IF_ERROR(CheckHeads("q", args.q, args.q));
   KPT_RETURN_IF_ERROR(CheckHeads("k", args.k, args.q));
-  KPT_RETURN_IF_ERROR(CheckTable("cos", args.cos, args, &job->pairs));
-  KPT_RETURN_IF_ERROR(CheckTable("sin", args.sin, args, &job->pairs));
+  const auto check_table = [&](const char* arg, const TensorView& table) {
+    return CheckRotation(kRopeOp, arg, table, "q", args.q, args.interleaved, &job->pairs);
+  };
+  KPT_RETURN_IF_ERROR(check_table("cos", args.cos));
+  KPT_RETURN_IF_ERROR(check_table("sin", args.sin));
   KPT_RETURN_IF_ERROR(CheckLike(kRopeOp, "sin", args.sin, "cos", args.cos));
   KPT_RETURN_IF_ERROR(CheckOutput("out_q", args.out_q, "q", args.q, "k", args.k, args));
   KPT_RETURN_IF_ERROR(CheckOutput("out_k", args.out_k, "k", args.k, "q", args.q, args));

@@ -42,6 +42,12 @@ struct AttentionDecodeArgs {
   TensorView alibi_slopes;  // [Hq], float32
   TensorView sinks;         // [Hq], float32
 
+  // Queries turn by these angles first, as rope.h says (not inverse): [Sq, R], [1, Sq, R] or
+  // [B, Sq, R], float32 or q's dtype. The keys in the cache are turned already.
+  TensorView cos;
+  TensorView sin;
+  bool interleaved = false;
+
   // attention_paged: k [pages, Hkv, page, D], v [pages, Hkv, page, Dv], scales that broadcast to
   // [pages, Hkv, page], and the page of token t of entry b at block_table[b, t / page].
   TensorView block_table;  // [B, any], int32

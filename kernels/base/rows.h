@@ -146,6 +146,38 @@ RowPlan<kTensors> PlanRows(const TensorView* const (&tensors)[kTensors],
   return a0 < b1 && b0 < a1;
 }
 
+// Whether the dimensions in `outer` step over cells that hold a part of `a` and, behind it, one of
+// `b`, as where queries and keys are columns of one matrix: their addresses mix, but not their
+// elements. Neither view overlaps itself.
+[[maybe_unused]] inline bool AreApartInCells(const TensorView& a, const TensorView& b,
+                                             const bool (&outer)[4]) {
+  if (reinterpret_cast<uintptr_t>(a.data) > reinterpret_cast<uintptr_t>(b.data)) {
+    return AreApartInCells(b, a, outer);
+  }
+  int64_t cell = INT64_MAX, span_a = 1, span_b = 1;
+  for (int d = 0; d < a.rank; ++d) {
+    if (!outer[d]) {
+      span_a += (a.shape[d] - 1) * a.strides[d];
+      span_b += (b.shape[d] - 1) * b.strides[d];
+    } else if (a.shape[d] > 1) {
+      if (a.strides[d] != b.strides[d]) return false;
+      if (a.strides[d] < cell) cell = a.strides[d];
+    }
+  }
+  const int64_t bytes = static_cast<int64_t>(reinterpret_cast<uintptr_t>(b.data) -
+                                             reinterpret_cast<uintptr_t>(a.data));
+  const int64_t offset = bytes / ItemSize(a.dtype);
+  return offset >= span_a && offset <= cell - span_b;
+}
+
+// Whether two views of equal rank, at most 4, share no element; it may say that they do for exotic
+// layouts.
+[[maybe_unused]] inline bool AreApart(const TensorView& a, const TensorView& b) {
+  if (a.size() == 0 || b.size() == 0 || !RangesMeet(a, b)) return true;
+  return a.rank == b.rank && (AreApartInCells(a, b, {true, false, true, false}) ||
+                              AreApartInCells(a, b, {true, false, false, false}));
+}
+
 }  // namespace
 }  // namespace kpt
 

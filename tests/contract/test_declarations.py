@@ -60,5 +60,6 @@ def test_benchmarks_can_be_made(spec):
     assert cost.compute in ("fp32", "bf16", "int8")
     assert cost.flops >= 0 and math.isfinite(cost.flops)
     written = sum(math.prod(o.shape) * o.dtype.itemsize for o in outs)
-    assert written / 2 <= cost.write_bytes <= 2 * written
+    if not row.in_place:
+        assert written / 2 <= cost.write_bytes <= 2 * written
     assert cost.read_bytes > 0

@@ -12,6 +12,7 @@ from tests.contract import harness
 
 SPECS = [s for s in harness.specs() if s.in_place]
 IDS = [s.name for s in SPECS]
+DIFFERENTIABLE = [s for s in SPECS if s.differentiable]
 
 
 def _op(spec):
@@ -32,7 +33,8 @@ def _call(spec, args, kwargs, op=None):
 
 
 def _mid(spec, dtype=torch.float32):
-    found = harness.served_cases(spec)
+    # PyTorch can neither add to fp8 nor compare it.
+    found = [c for c in harness.served_cases(spec) if "cache:fp8" not in c.given]
     return harness.inputs(spec, found[len(found) // 2], dtype)
 
 
@@ -71,7 +73,8 @@ def test_runs_natively_and_counts_as_a_change(spec):
 def test_opcheck(spec):
     for case in harness.small_cases(spec, 4):
         args, kwargs = harness.inputs(spec, case, torch.float32)
-        torch.library.opcheck(_op(spec).default, tuple(args), kwargs)
+        if not any(isinstance(a, torch.Tensor) and harness.is_fp8(a) for a in args):
+            torch.library.opcheck(_op(spec).default, tuple(args), kwargs)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -92,7 +95,7 @@ def test_compile(spec, dynamic):
     harness.assert_bitwise_equal(_call(spec, args, {}, lambda *a: compiled(*a)), want, spec.name)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+@pytest.mark.parametrize("spec", DIFFERENTIABLE, ids=[s.name for s in DIFFERENTIABLE])
 def test_gradients(spec):
     """A gradient flows through what is written over; a leaf that wants one is refused."""
     args, kwargs = _trainable(spec)

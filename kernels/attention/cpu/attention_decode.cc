@@ -4,7 +4,7 @@
 #include <cmath>
 #include <string>
 
-#include "kernels/attention/cpu/attention_checks.h"
+#include "kernels/attention/cpu/cache_checks.h"
 #include "kernels/attention/cpu/decode_driver.h"
 #include "kernels/attention/cpu/decode_kernels.h"
 
@@ -24,27 +24,16 @@ Status CheckTypes(const char* op, const AttentionDecodeArgs& a) {
   if (dtype != DType::kFloat32 && dtype != DType::kFloat16 && dtype != DType::kBFloat16) {
     return WrongType(op, "q", "float32, float16 or bfloat16", dtype);
   }
-  if (a.k.dtype != dtype && a.k.dtype != DType::kInt8 && a.k.dtype != DType::kFloat8E4M3FN) {
-    return WrongType(op, KName(a), std::string(Name(dtype)) + ", int8 or float8_e4m3fn", a.k.dtype);
-  }
-  if (a.v.dtype != a.k.dtype) return WrongType(op, VName(a), Name(a.k.dtype), a.v.dtype);
+  KPT_RETURN_IF_ERROR(CheckCacheTypes(op, dtype, KName(a), a.k, VName(a), a.v));
   if (a.out.dtype != dtype) return WrongType(op, "out", Name(dtype), a.out.dtype);
-  if (a.seq_lens.dtype != DType::kInt32 && a.seq_lens.dtype != DType::kInt64) {
-    return WrongType(op, "seq_lens", "int32 or int64", a.seq_lens.dtype);
-  }
-  const struct {
-    const char* name;
-    const TensorView& view;
-  } floats[] = {{"k_scale", a.k_scale},
-                {"v_scale", a.v_scale},
-                {"alibi_slopes", a.alibi_slopes},
-                {"sinks", a.sinks}};
-  for (const auto& f : floats) {
-    if (f.view.present() && f.view.dtype != DType::kFloat32) {
-      return WrongType(op, f.name, "float32", f.view.dtype);
-    }
-  }
-  return Status();
+  KPT_RETURN_IF_ERROR(CheckLensType(op, a.seq_lens));
+  const auto check_floats = [op](const char* name, const TensorView& view) {
+    return !view.present() || view.dtype == DType::kFloat32
+               ? Status()
+               : WrongType(op, name, "float32", view.dtype);
+  };
+  KPT_RETURN_IF_ERROR(check_floats("alibi_slopes", a.alibi_slopes));
+  return check_floats("sinks", a.sinks);
 }
 
 Status CheckShapes(const char* op, const AttentionDecodeArgs& a) {
@@ -73,18 +62,9 @@ Status CheckShapes(const char* op, const AttentionDecodeArgs& a) {
     KPT_RETURN_IF_ERROR(CheckShape(op, "alibi_slopes", a.alibi_slopes, out_shape + 1, 1));
   }
   if (a.sinks.present()) KPT_RETURN_IF_ERROR(CheckShape(op, "sinks", a.sinks, out_shape + 1, 1));
-  for (const auto& [name, scale] :
-       {std::pair<const char*, const TensorView&>{"k_scale", a.k_scale}, {"v_scale", a.v_scale}}) {
-    if (!scale.present()) continue;
-    bool fits = scale.rank <= 3;
-    for (int i = 1; i <= scale.rank && fits; ++i) {
-      fits = scale.dim(-i) == k_shape[3 - i] || scale.dim(-i) == 1;
-    }
-    TensorView full;
-    full.rank = 3;
-    for (int i = 0; i < 3; ++i) full.shape[i] = k_shape[i];
-    if (!fits) return Wrong(op, name, "broadcast to " + ShapeText(full), ShapeText(scale));
-  }
+  KPT_RETURN_IF_ERROR(CheckCacheScale(op, "k_scale", a.k_scale, a.k));
+  KPT_RETURN_IF_ERROR(CheckCacheScale(op, "v_scale", a.v_scale, a.v));
+  KPT_RETURN_IF_ERROR(CheckRotations(op, a.cos, a.sin, "q", a.q, a.interleaved));
   KPT_RETURN_IF_ERROR(CheckDense(op, "q", a.q));
   KPT_RETURN_IF_ERROR(CheckDense(op, KName(a), a.k));
   KPT_RETURN_IF_ERROR(CheckDense(op, VName(a), a.v));
@@ -116,41 +96,20 @@ Status CheckMemory(const char* op, const AttentionDecodeArgs& a) {
                 {"v_scale", a.v_scale},
                 {"alibi_slopes", a.alibi_slopes},
                 {"sinks", a.sinks},
-                {"block_table", a.block_table}};
+                {"block_table", a.block_table},
+                {"cos", a.cos},
+                {"sin", a.sin}};
   for (const auto& input : inputs) {
     KPT_RETURN_IF_ERROR(CheckOverlap(op, "out", a.out, input.name, input.view, false));
   }
   return CheckWritesOnce(op, "out", a.out);
 }
 
-// Lengths and pages address memory.
-Status CheckLengths(const char* op, const DecodeProblem& p) {
-  for (int64_t b = 0; b < p.batch; ++b) {
-    const int64_t n = SeqLen(p, b);
-    if (n < 0 || n > p.capacity) {
-      return Wrong(op, "seq_lens", "be from 0 to the cache's " + std::to_string(p.capacity),
-                   std::to_string(n) + " at " + std::to_string(b));
-    }
-    for (int64_t i = 0; p.block_table != nullptr && i * p.page_size < n; ++i) {
-      const int64_t page = p.block_table[b * p.table_batch + i * p.table_page];
-      if (page >= 0 && page < p.num_pages) continue;
-      return Wrong(
-          op, "block_table", "name pages from 0 to " + std::to_string(p.num_pages - 1),
-          std::to_string(page) + " at [" + std::to_string(b) + ", " + std::to_string(i) + "]");
-    }
-  }
-  return Status();
-}
-
 DecodeCache Cache(const TensorView& data, const TensorView& scale) {
   DecodeCache cache{data.data, {data.strides[0], data.strides[1], data.strides[2]}, nullptr, {}};
   if (scale.present()) {
-    const auto stride = [&](int i) -> int64_t {
-      const int at = i - (3 - scale.rank);
-      return at < 0 || scale.dim(at) == 1 ? 0 : scale.stride(at);
-    };
     cache.scale = scale.as<float>();
-    cache.scale_stride = {stride(0), stride(1), stride(2)};
+    cache.scale_stride = ScaleStrides(scale);
   }
   return cache;
 }
@@ -165,18 +124,8 @@ DecodeProblem Resolve(const AttentionDecodeArgs& a) {
   p.cache_dtype = a.k.dtype;
   p.k = Cache(a.k, a.k_scale);
   p.v = Cache(a.v, a.v_scale);
-  p.seq_lens = a.seq_lens.data;
-  p.seq_lens_dtype = a.seq_lens.dtype;
-  p.seq_lens_stride = a.seq_lens.strides[0];
-  p.capacity = a.k.dim(2);
-  if (a.block_table.present()) {
-    p.block_table = a.block_table.as<int32_t>();
-    p.table_batch = a.block_table.stride(0);
-    p.table_page = a.block_table.stride(1);
-    p.page_size = a.k.dim(2);
-    p.num_pages = a.k.dim(0);
-    p.capacity = p.page_size * a.block_table.dim(1);
-  }
+  ResolvePlaces(a.seq_lens, a.block_table, a.k, &p);
+  p.rotation = ResolveRotation(a.cos, a.sin, a.q.dim(3), a.interleaved);
   p.batch = a.q.dim(0);
   p.heads_q = a.q.dim(1);
   p.heads_kv = a.k.dim(1);
@@ -222,7 +171,7 @@ Status Run(const char* op, const LaunchContext& ctx, const AttentionDecodeArgs& 
   KPT_RETURN_IF_ERROR(CheckOptions(op, args));
   KPT_RETURN_IF_ERROR(CheckMemory(op, args));
   const DecodeProblem p = Resolve(args);
-  KPT_RETURN_IF_ERROR(CheckLengths(op, p));
+  KPT_RETURN_IF_ERROR(CheckPlaces(op, p, p.batch, 0, p.capacity));
   return RunFirst(op, kVariants, ctx, p);
 }
 
@@ -234,14 +183,8 @@ Status AttentionDecode(const LaunchContext& ctx, const AttentionDecodeArgs& args
 
 Status AttentionPaged(const LaunchContext& ctx, const AttentionDecodeArgs& args) {
   constexpr char kOp[] = "attention_paged";
-  KPT_RETURN_IF_ERROR(CheckRank(kOp, "block_table", args.block_table, 2));
-  if (args.block_table.dtype != DType::kInt32) {
-    return WrongType(kOp, "block_table", "int32", args.block_table.dtype);
-  }
-  if (args.block_table.dim(0) != args.q.dim(0)) {
-    return Wrong(kOp, "block_table", "have a row for each of " + std::to_string(args.q.dim(0)),
-                 ShapeText(args.block_table));
-  }
+  KPT_RETURN_IF_ERROR(CheckRank(kOp, "q", args.q, 4));
+  KPT_RETURN_IF_ERROR(CheckBlockTable(kOp, args.block_table, args.q.dim(0)));
   return Run(kOp, ctx, args);
 }
 

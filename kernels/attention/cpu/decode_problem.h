@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/attention/cpu/cache_places.h"
 #include "kernels/attention/cpu/flash_problem.h"
 #include "kernels/base/dtype.h"
 
@@ -26,18 +27,13 @@ struct DecodeCache {
 };
 
 // attention_decode.h with everything checked and resolved.
-struct DecodeProblem {
+struct DecodeProblem : CachePlaces {
   const void* q;
   void* out;
   HeadStrides q_stride, out_stride;
   DType dtype, cache_dtype;
   DecodeCache k, v;
-  const void* seq_lens;
-  DType seq_lens_dtype;
-  int64_t seq_lens_stride;
-  const int32_t* block_table;  // nullptr: contiguous caches
-  int64_t table_batch, table_page;
-  int64_t page_size, num_pages, capacity;
+  Rotation rotation;  // of q
   int64_t batch, heads_q, heads_kv, seqlen_q, dim_qk, dim_v;
   float scale, softcap;
   int64_t window_left;
@@ -46,25 +42,6 @@ struct DecodeProblem {
   const float* sinks;  // nullptr: none
   int64_t sinks_stride;
 };
-
-[[maybe_unused]] static inline int64_t SeqLen(const DecodeProblem& p, int64_t batch) {
-  const int64_t at = batch * p.seq_lens_stride;
-  return p.seq_lens_dtype == DType::kInt32 ? static_cast<const int32_t*>(p.seq_lens)[at]
-                                           : static_cast<const int64_t*>(p.seq_lens)[at];
-}
-
-// Where key j of a batch entry lies: its entry or page, and its row there.
-struct KeyPlace {
-  int64_t first;
-  int64_t row;
-};
-
-[[maybe_unused]] static inline KeyPlace PlaceOf(const DecodeProblem& p, int64_t batch,
-                                                int64_t key) {
-  if (p.block_table == nullptr) return {batch, key};
-  const int64_t page = key / p.page_size;
-  return {p.block_table[batch * p.table_batch + page * p.table_page], key % p.page_size};
-}
 
 // Query rows [row, row + rows) of the rows that read one KV head: row r is token r % Sq of the
 // head's query head r / Sq.

@@ -8,6 +8,7 @@
 #include "kernels/attention/cpu/decode_problem.h"
 #include "kernels/attention/cpu/flash_block.h"
 #include "kernels/attention/cpu/flash_math.h"
+#include "kernels/attention/cpu/rotate_rows.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kpt::cpu::KPT_SIMD_NS {
@@ -366,7 +367,12 @@ template <class T>
     const int64_t at = unit.row + r;
     const int64_t head = unit.head_kv * (p.heads_q / p.heads_kv) + at / p.seqlen_q;
     const void* row = RowOf(p.q, p.q_stride, unit.batch, head, at % p.seqlen_q, p.dtype);
-    CopyRow(row, p.dtype, p.dim_qk, RoundUp(p.dim_qk, 16), state.q + r * kDecodeMaxDim);
+    float* q = state.q + r * kDecodeMaxDim;
+    CopyRow(row, p.dtype, p.dim_qk, RoundUp(p.dim_qk, 16), q);
+    if (p.rotation.pairs == 0) continue;
+    Angles angles;
+    LoadAngles(p.rotation, unit.batch, at % p.seqlen_q, &angles);
+    TurnRow(p.rotation, angles, q);
   }
   // What hidden lanes are multiplied with must be finite.
   for (int j = 0; j < kDecodeKeys; ++j) state.k_scale[j] = state.v_scale[j] = 1.0f;

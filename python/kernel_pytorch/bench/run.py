@@ -176,6 +176,8 @@ def _measure(
     )
     packet = getattr(torch.ops.kpt, spec.name)
     ours = packet.out if row.use_out else packet
+    if row.in_place:
+        ours = getattr(torch.ops.kpt, f"{spec.name}_")
     eager = row.eager or spec.eager
     if row.backward_cost is not None:
         inputs = trainable(spec, inputs)

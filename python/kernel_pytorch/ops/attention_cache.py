@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from kernel_pytorch.ops.activations import wide
 from kernel_pytorch.ops.attention import default_scale
+from kernel_pytorch.ops.rotary import rotated
 from kernel_pytorch.ops.spec import Cost
 
 __all__ = [
@@ -122,8 +123,12 @@ def _formula(
     sinks: torch.Tensor | None = None,
     k_scale: torch.Tensor | None = None,
     v_scale: torch.Tensor | None = None,
+    cos: torch.Tensor | None = None,
+    sin: torch.Tensor | None = None,
+    interleaved: bool = False,
 ) -> torch.Tensor:
     """Every step in the dtype of ``q``."""
+    q = rotated(q, cos, sin, interleaved)
     distance, seen = _visible(q, k, seq_lens, window_left)
     # Behind the end a cache may hold anything.
     unused = (torch.arange(k.shape[2], device=q.device) >= seq_lens[:, None])[:, None, :, None]
@@ -173,10 +178,14 @@ def sdpa(
     sinks: torch.Tensor | None = None,
     k_scale: torch.Tensor | None = None,
     v_scale: torch.Tensor | None = None,
+    cos: torch.Tensor | None = None,
+    sin: torch.Tensor | None = None,
+    interleaved: bool = False,
 ) -> torch.Tensor:
     """``F.scaled_dot_product_attention`` on the cache, converted where it is stored in one byte;
     it has neither softcap nor sinks."""
     assert softcap == 0 and sinks is None
+    q = rotated(q, cos, sin, interleaved)
     distance, seen = _visible(q, k, seq_lens, window_left)
     mask = seen
     if alibi_slopes is not None:

@@ -2,7 +2,8 @@
 
 The ``given`` entries of a case that the builders understand: ``cache:int8`` and ``cache:fp8`` (the
 dtype of the cache), ``k_scale`` and ``v_scale`` (one a token; ``k_scale:head`` one a head),
-``alibi_slopes``, ``sinks``, ``lens:int32``, ``full`` (every sequence fills the cache).
+``alibi_slopes``, ``sinks``, ``lens:int32``, ``full`` (every sequence fills the cache), ``cos`` (the
+tables of R pairs, a size of the case, for each entry; ``cos:shared`` for all of them).
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ import torch
 from kernel_pytorch.ops import spec
 from kernel_pytorch.ops.spec import Case, ErrorCase
 
-__all__ = ["build_decode", "build_paged", "cases", "errors", "size"]
+__all__ = [
+    "angles",
+    "build_decode",
+    "build_paged",
+    "cases",
+    "errors",
+    "random_cache",
+    "size",
+    "table_errors",
+]
 
 
 def size(
@@ -27,7 +37,7 @@ def size(
     }  # fmt: skip
 
 
-def _cache(
+def random_cache(
     case: Case, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
 ) -> torch.Tensor:
     values = torch.randn(shape, generator=generator)
@@ -53,10 +63,25 @@ def _options(
             value = torch.rand(case.sizes["Hq"], generator=generator) * 0.2
         elif name == "sinks":
             value = torch.randn(case.sizes["Hq"], generator=generator)
+        elif name == "cos":
+            options["cos"], options["sin"] = angles(
+                case, detail, case.sizes["Sq"], dtype, generator
+            )
+            continue
         else:
             continue
         options[name] = value.double() if dtype == torch.float64 else value
     return options
+
+
+def angles(
+    case: Case, detail: str, tokens: int, dtype: torch.dtype, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of random angles for ``tokens`` positions."""
+    lead = () if detail == "shared" else (case.sizes["B"],)
+    angle = 100 * torch.randn((*lead, tokens, case.sizes["R"]), generator=generator)
+    table = dtype if "narrow" in case.given else torch.promote_types(dtype, torch.float32)
+    return angle.cos().to(table), angle.sin().to(table)
 
 
 def _lens(case: Case, generator: torch.Generator) -> torch.Tensor:
@@ -75,8 +100,8 @@ def build_decode(
     """Arguments of ``attention_decode``."""
     s = case.sizes
     q = torch.randn((s["B"], s["Hq"], s["Sq"], s["D"]), generator=generator).to(dtype)
-    k = _cache(case, (s["B"], s["Hkv"], s["C"], s["D"]), dtype, generator)
-    v = _cache(case, (s["B"], s["Hkv"], s["C"], s["Dv"]), dtype, generator)
+    k = random_cache(case, (s["B"], s["Hkv"], s["C"], s["D"]), dtype, generator)
+    v = random_cache(case, (s["B"], s["Hkv"], s["C"], s["Dv"]), dtype, generator)
     lens = _lens(case, generator)
     return [q, k, v, lens], _options(case, (s["B"], s["Hkv"], s["C"]), dtype, generator)
 
@@ -91,8 +116,8 @@ def build_paged(
     pages_each = -(-s["C"] // page)
     count = s["B"] * pages_each + 2
     q = torch.randn((s["B"], s["Hq"], s["Sq"], s["D"]), generator=generator).to(dtype)
-    k = _cache(case, (count, s["Hkv"], page, s["D"]), dtype, generator)
-    v = _cache(case, (count, s["Hkv"], page, s["Dv"]), dtype, generator)
+    k = random_cache(case, (count, s["Hkv"], page, s["D"]), dtype, generator)
+    v = random_cache(case, (count, s["Hkv"], page, s["Dv"]), dtype, generator)
     order = torch.randperm(count, generator=generator)[: s["B"] * pages_each]
     table = order.view(s["B"], pages_each).to(torch.int32)
     lens = _lens(case, generator)
@@ -165,10 +190,59 @@ def cases(pages: tuple[int, ...] = ()) -> tuple[Case, ...]:
                 ("cache:int8", "k_scale", "v_scale", "alibi_slopes", "sinks"),
             ),
         )
+        + of(
+            [
+                {**size(3, 4, 2, 1, 35, 32), "R": 16},
+                {**size(2, 8, 1, 3, 70, 40, 24), "R": 7},
+                {**size(2, 3, 3, 8, 131, 64), "R": 32},
+                {**size(1, 2, 1, 2, 9, 67), "R": 33},
+                {**size(2, 2, 2, 1, 5, 8), "R": 0},
+                {**size(2, 4, 2, 1, 40, 256), "R": 128},
+            ],
+            options=({}, {"interleaved": True}),
+            given=(("cos",), ("cos:shared", "narrow"), ("cache:int8", "k_scale", "cos")),
+        )
     )  # fmt: skip
 
 
 _BF16 = torch.bfloat16
+
+
+def table_errors(
+    case: Callable[..., ErrorCase], ones: Callable[..., Callable[[], torch.Tensor]]
+) -> list[ErrorCase]:
+    """Refused tables of an operator whose rows are [2, any, 1, 8] in float32."""
+    half = torch.float16
+    return [
+        case("cosines alone", "'sin' must be given with the other one", cos=ones(1, 4)),
+        case("sines alone", "'cos' must be given with the other one", sin=ones(1, 4)),
+        case(
+            "tables of another length",
+            r"'cos' must be \[seqlen, pairs\]",
+            cos=ones(2, 4),
+            sin=ones(2, 4),
+        ),
+        case(
+            "tables of another batch",
+            r"'cos' must be \[seqlen, pairs\]",
+            cos=ones(3, 1, 4),
+            sin=ones(3, 1, 4),
+        ),
+        case(
+            "tables too wide",
+            "'cos' must have at most head_dim / 2 = 4",
+            cos=ones(1, 10),
+            sin=ones(1, 10),
+        ),
+        case("tables that differ", "'sin' must have shape", cos=ones(1, 4), sin=ones(1, 3)),
+        case(
+            "tables in another dtype",
+            "'cos' must have dtype",
+            TypeError,
+            cos=ones(1, 4, dtype=half),
+            sin=ones(1, 4, dtype=half),
+        ),
+    ]
 
 
 def errors(name: str) -> tuple[ErrorCase, ...]:
@@ -245,6 +319,7 @@ def errors(name: str) -> tuple[ErrorCase, ...]:
             TypeError,
             k_scale=ones(2, 2, 6, dtype=_BF16),
         ),
+        *table_errors(case, ones),
     ]
     if not paged:
         found.append(case("other batch", "'k_cache' must have size 2 for B", k=ones(3, 2, 6, 8)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kernel_pytorch.ops import attention_cache
+from kernel_pytorch.ops import attention_cache, rotary
 from kernel_pytorch.ops.attention_cache import CACHE_DTYPES
 from kernel_pytorch.ops.attention_cache_samples import build_decode, cases, errors, size
 from kernel_pytorch.ops.spec import Benchmark, Case, Cost, OpSpec, Out
@@ -26,7 +26,11 @@ def _check(
     sinks: torch.Tensor | None,
     k_scale: torch.Tensor | None,
     v_scale: torch.Tensor | None,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    interleaved: bool,
 ) -> None:
+    rotary.check_optional_tables(_NAME, "q", q, cos, sin, interleaved)
     attention_cache.check_options(
         _NAME,
         ("k_cache", "v_cache"),
@@ -81,7 +85,8 @@ ATTENTION_DECODE = OpSpec(
     schema=(
         "(Tensor q, Tensor k_cache, Tensor v_cache, Tensor seq_lens, *, float? scale=None, "
         "int window_left=-1, float softcap=0.0, Tensor? alibi_slopes=None, Tensor? sinks=None, "
-        "Tensor? k_scale=None, Tensor? v_scale=None) -> Tensor"
+        "Tensor? k_scale=None, Tensor? v_scale=None, Tensor? cos=None, Tensor? sin=None, "
+        "bool interleaved=False) -> Tensor"
     ),
     dims={
         "q": "B Hq Sq D",
@@ -99,6 +104,8 @@ ATTENTION_DECODE = OpSpec(
         "sinks": (torch.float32,),
         "k_scale": (torch.float32,),
         "v_scale": (torch.float32,),
+        "cos": ("q", torch.float32),
+        "sin": ("q", torch.float32),
     },
     check=_check,
     infer=lambda q, k_cache, v_cache, *_, **__: Out((*q.shape[:3], v_cache.shape[3]), q.dtype),
@@ -134,6 +141,9 @@ sequence feeds every thread.
 - `k_scale`, `v_scale` (float32, broadcast to `[B, Hkv, capacity]`): the cache's values are what is
   stored times these.
 - `softcap`, `alibi_slopes` `[Hq]`, `sinks` `[Hq]` as in `attention_forward`.
+- `cos`, `sin` (`[Sq, R]` or `[B, Sq, R]`, float32 or `q`'s dtype; with `interleaved`) turn the
+  queries first, as `rope` does with the angles of their positions, but without rounding in between.
+  The cache holds keys that are turned already: `kv_append` takes the same tables.
 
 A length outside the cache is an error. Sums are in float32; a result depends neither on the rest of
 the batch nor on the number of threads.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kernel_pytorch.ops import attention_cache
+from kernel_pytorch.ops import attention_cache, rotary
 from kernel_pytorch.ops.attention_cache import CACHE_DTYPES
 from kernel_pytorch.ops.attention_cache_samples import build_paged, cases, errors, size
 from kernel_pytorch.ops.spec import Benchmark, Case, Cost, OpSpec, Out
@@ -27,7 +27,11 @@ def _check(
     softcap: float,
     alibi_slopes: torch.Tensor | None,
     sinks: torch.Tensor | None,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    interleaved: bool,
 ) -> None:
+    rotary.check_optional_tables(_NAME, "q", q, cos, sin, interleaved)
     attention_cache.check_options(
         _NAME,
         ("k_pages", "v_pages"),
@@ -150,7 +154,8 @@ ATTENTION_PAGED = OpSpec(
     schema=(
         "(Tensor q, Tensor k_pages, Tensor v_pages, Tensor block_table, Tensor seq_lens, *, "
         "Tensor? k_scale=None, Tensor? v_scale=None, float? scale=None, int window_left=-1, "
-        "float softcap=0.0, Tensor? alibi_slopes=None, Tensor? sinks=None) -> Tensor"
+        "float softcap=0.0, Tensor? alibi_slopes=None, Tensor? sinks=None, Tensor? cos=None, "
+        "Tensor? sin=None, bool interleaved=False) -> Tensor"
     ),
     dims={
         "q": "B Hq Sq D",
@@ -170,6 +175,8 @@ ATTENTION_PAGED = OpSpec(
         "sinks": (torch.float32,),
         "k_scale": (torch.float32,),
         "v_scale": (torch.float32,),
+        "cos": ("q", torch.float32),
+        "sin": ("q", torch.float32),
     },
     check=_check,
     infer=lambda q, k_pages, v_pages, *_, **__: Out((*q.shape[:3], v_pages.shape[3]), q.dtype),

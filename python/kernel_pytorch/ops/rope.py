@@ -8,14 +8,8 @@ from typing import Any
 import torch
 
 from kernel_pytorch.ops.activations import wide
+from kernel_pytorch.ops.rotary import check_tables, tables, turn
 from kernel_pytorch.ops.spec import Benchmark, Case, Cost, ErrorCase, OpSpec, Out, cases
-
-
-def _pairs(head_dim: Any, width: Any, interleaved: bool) -> Any:
-    """Pairs that tables of this width rotate; 0 > the result where they do not fit."""
-    if 2 * width <= head_dim:
-        return width
-    return width // 2 if width <= head_dim and width % 2 == 0 and not interleaved else -1
 
 
 def _check(
@@ -26,21 +20,7 @@ def _check(
     interleaved: bool,
     inverse: bool,
 ) -> None:
-    seqlen, head_dim = q.shape[2], q.shape[3]
-    lead = cos.shape[:-1]
-    if not (len(lead) in (1, 2) and lead[-1] == seqlen) or (
-        len(lead) == 2 and lead[0] != q.shape[0] and lead[0] != 1
-    ):
-        raise ValueError(
-            f"rope: argument 'cos' must be [seqlen, pairs] or [batch, seqlen, pairs] for q of "
-            f"shape {list(q.shape)}, got shape {list(cos.shape)}"
-        )
-    if _pairs(head_dim, cos.shape[-1], interleaved) < 0:
-        halves = "" if interleaved else ", or an even number up to head_dim (each half the same)"
-        raise ValueError(
-            f"rope: argument 'cos' must have at most head_dim / 2 = {head_dim // 2} columns"
-            f"{halves}, got {cos.shape[-1]}"
-        )
+    check_tables("rope", "q", q, cos, interleaved)
 
 
 def _infer(
@@ -55,25 +35,10 @@ def _infer(
     return Out(q.shape, q.dtype, like=q), Out(k.shape, k.dtype, like=k)
 
 
-def _turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool) -> torch.Tensor:
-    """The rotation of ``x`` by tables that broadcast over the heads."""
-    pairs = cos.shape[-1]
-    turned, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
-    if interleaved:
-        a, b = turned[..., 0::2], turned[..., 1::2]
-        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
-    else:
-        a, b = turned[..., :pairs], turned[..., pairs:]
-        turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
-    return torch.cat((turned, rest), dim=-1)
-
-
 def _tables(
     q: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool, inverse: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tables as :func:`_turn` wants them."""
-    pairs = _pairs(q.shape[-1], cos.shape[-1], interleaved)
-    cos, sin = (t[..., :pairs].unsqueeze(-3) for t in (cos, sin))
+    cos, sin = tables(q, cos, sin, interleaved)
     return cos, -sin if inverse else sin
 
 
@@ -87,7 +52,7 @@ def _eager(
     inverse: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     c, s = (t.to(q.dtype) for t in _tables(q, cos, sin, interleaved, inverse))
-    return _turn(q, c, s, interleaved), _turn(k, c, s, interleaved)
+    return turn(q, c, s, interleaved), turn(k, c, s, interleaved)
 
 
 def _reference(
@@ -100,7 +65,7 @@ def _reference(
     inverse: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     c, s = _tables(q, wide(cos), wide(sin), interleaved, inverse)
-    return tuple(_turn(wide(x), c, s, interleaved).to(x.dtype) for x in (q, k))
+    return tuple(turn(wide(x), c, s, interleaved).to(x.dtype) for x in (q, k))
 
 
 def _rotate_half(

@@ -143,6 +143,8 @@ class Benchmark:
     """What users run today, called with the operator's arguments; None: the spec's ``eager``."""
     use_out: bool = False
     """Time the ``out=`` overload (page faults of fresh memory otherwise dominate large outputs)."""
+    in_place: bool = False
+    """Time the operator that writes over its arguments; ``eager`` does so too."""
     hot: bool = False
     """Inputs stay in the caches; else each call gets the next of enough copies to evict them."""
     eager_inputs: Callable[..., tuple[Any, ...]] | None = None
