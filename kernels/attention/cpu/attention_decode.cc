@@ -151,6 +151,10 @@ bool FitsKernels(const LaunchContext&, const DecodeProblem& p) {
   return p.dim_qk >= 1 && p.dim_qk <= kDecodeMaxDim && p.dim_v >= 1 && p.dim_v <= kDecodeMaxDim;
 }
 
+[[maybe_unused]] bool FitsPairs(const LaunchContext& ctx, const DecodeProblem& p) {
+  return p.dtype == DType::kBFloat16 && FitsKernels(ctx, p);
+}
+
 template <DecodeKernel (*kKernel)()>
 Status RunKernel(const LaunchContext& ctx, const DecodeProblem& p) {
   static const DecodeKernel kernel = kKernel();
@@ -159,6 +163,7 @@ Status RunKernel(const LaunchContext& ctx, const DecodeProblem& p) {
 
 constexpr Variant<DecodeProblem> kVariants[] = {
 #if defined(KPT_HAVE_X86_VARIANTS)
+    {"avx512_bf16", Isa::kAvx512Bf16, FitsPairs, RunKernel<avx512_bf16::BFloat16DecodeKernel>},
     {"avx512", Isa::kAvx512, FitsKernels, RunKernel<avx512::FloatDecodeKernel>},
     {"avx2", Isa::kAvx2, FitsKernels, RunKernel<avx2::FloatDecodeKernel>},
 #endif

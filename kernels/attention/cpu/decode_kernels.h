@@ -15,6 +15,9 @@ DecodeKernel FloatDecodeKernel();
 namespace avx512 {
 DecodeKernel FloatDecodeKernel();
 }
+namespace avx512_bf16 {
+DecodeKernel BFloat16DecodeKernel();  // q is bfloat16
+}
 
 }  // namespace kpt::cpu
 

@@ -65,15 +65,25 @@ struct DecodeState {
 };
 
 [[maybe_unused]] static int64_t DecodePaddedDim(const DecodeProblem& p) {
-  return RoundUp(p.dim_v, 16);
+  return RoundUp(p.dim_v, 32);
+}
+
+// f(j, place) for keys begin + j, j in [0, n): a page's rows follow each other.
+template <class F>
+KPT_SIMD_INLINE void EachPlace(const DecodeProblem& p, int64_t batch, int64_t begin, int64_t n,
+                               const F& f) {
+  for (int64_t j = 0; j < n;) {
+    KeyPlace at = PlaceOf(p, batch, begin + j);
+    const int64_t page_end = p.block_table == nullptr ? n : j + p.page_size - at.row;
+    for (; j < Least(n, page_end); ++j, ++at.row) f(j, at);
+  }
 }
 
 // The rows of keys [begin, begin + n) in both caches.
 [[maybe_unused]] static void FindRows(const DecodeProblem& p, const DecodeUnit& unit, int64_t begin,
                                       int64_t n, const void** k, const void** v) {
   const int64_t size = ItemSize(p.cache_dtype);
-  for (int64_t j = 0; j < n; ++j) {
-    const KeyPlace at = PlaceOf(p, unit.batch, begin + j);
+  EachPlace(p, unit.batch, begin, n, [&](int64_t j, const KeyPlace& at) {
     const auto row = [&](const DecodeCache& c) {
       return static_cast<const char*>(c.data) +
              (at.first * c.stride.batch + unit.head_kv * c.stride.head + at.row * c.stride.row) *
@@ -81,17 +91,16 @@ struct DecodeState {
     };
     k[j] = row(p.k);
     v[j] = row(p.v);
-  }
+  });
 }
 
 [[maybe_unused]] static void FindScales(const DecodeProblem& p, const DecodeCache& cache,
                                         const DecodeUnit& unit, int64_t begin, int64_t n,
                                         float* dst) {
-  for (int64_t j = 0; j < n; ++j) {
-    const KeyPlace at = PlaceOf(p, unit.batch, begin + j);
+  EachPlace(p, unit.batch, begin, n, [&](int64_t j, const KeyPlace& at) {
     dst[j] = cache.scale[at.first * cache.scale_stride.batch +
                          unit.head_kv * cache.scale_stride.head + at.row * cache.scale_stride.row];
-  }
+  });
 }
 
 // Into the second-level cache, one block ahead: without it half of the bandwidth is lost.
@@ -107,7 +116,7 @@ struct DecodeBlock {
   int ahead;  // keys of the next block
 };
 
-// s[r][j] = q[r] . k[j] for kRows rows and kSums / kRows keys.
+// s[r][j] = q[r] . k[j] for kRows rows and kSums / kRows keys: of each sum a vector.
 template <class T, int kRows>
 KPT_SIMD_INLINE void Dots(const float* q, const void* const* keys, int64_t dim, float* dots) {
   constexpr int kKeys = kSums / kRows;
@@ -146,19 +155,19 @@ KPT_SIMD_INLINE void Dots(const float* q, const void* const* keys, int64_t dim, 
   for (int i = 0; i < kSums; ++i) hn::Store(sum[i], FloatTag(), dots + i * 16);
 }
 
-template <class T, int kRows>
-[[maybe_unused]] static void ScoreRows(const DecodeProblem& p, DecodeState& state,
+template <class Math, int kRows>
+[[maybe_unused]] static void ScoreRows(const DecodeProblem& p, typename Math::State& state,
                                        const DecodeBlock& block, int row) {
   constexpr int kKeys = kSums / kRows;
   const int n = block.keys;
   for (int j = 0; j < n; j += kKeys) {
     for (int i = j; row == 0 && i < j + kKeys && i < block.ahead; ++i) {
-      PrefetchRow(state.k[1 - block.which][i], p.dim_qk * static_cast<int64_t>(sizeof(T)));
+      PrefetchRow(state.k[1 - block.which][i], p.dim_qk * Math::kItem);
     }
     // Behind the last key its own row is read again; those scores are hidden.
     const void* keys[kKeys];
     for (int i = 0; i < kKeys; ++i) keys[i] = state.k[block.which][j + i < n ? j + i : n - 1];
-    Dots<T, kRows>(state.q + row * kDecodeMaxDim, keys, p.dim_qk, state.dots);
+    Math::template Dots<kRows>(state, row, keys, p.dim_qk);
     alignas(64) float sums[16];
     ReduceRows<SumOp>(state.dots, sums);
     for (int r = 0; r < kRows; ++r) {
@@ -287,33 +296,52 @@ KPT_SIMD_INLINE void EachRows(int rows, const F& f) {
   if (row < rows) f.template operator()<1>(row);
 }
 
-template <class T>
+template <class Math>
 struct ScoreEach {
   const DecodeProblem& p;
-  DecodeState& state;
+  typename Math::State& state;
   const DecodeBlock& block;
   template <int kRows>
   void operator()(int row) const {
-    ScoreRows<T, kRows>(p, state, block, row);
+    ScoreRows<Math, kRows>(p, state, block, row);
   }
 };
 
-template <class T>
+template <class Math>
 struct ValueEach {
   const DecodeProblem& p;
-  const DecodeState& state;
+  typename Math::State& state;
   const DecodeBlock& block;
   float* out;
   template <int kRows>
   void operator()(int row) const {
+    Math::template Values<kRows>(p, state, block, row, out);
+  }
+};
+
+// Both products in float, from a cache of T.
+template <class T>
+struct FloatMath {
+  using State = DecodeState;
+  static constexpr int64_t kItem = static_cast<int64_t>(sizeof(T));
+
+  template <int kRows>
+  static void Dots(State& state, int row, const void* const* keys, int64_t dim) {
+    kpt::cpu::KPT_SIMD_NS::Dots<T, kRows>(state.q + row * kDecodeMaxDim, keys, dim, state.dots);
+  }
+  static void Weigh(State&, int) {}
+  template <int kRows>
+  static void Values(const DecodeProblem& p, State& state, const DecodeBlock& block, int row,
+                     float* out) {
     ValueRows<T, kRows>(p, state, block, row, out);
   }
 };
 
-template <class T>
+template <class Math>
 [[maybe_unused]] static void DecodePieceOf(const DecodeProblem& p, const DecodeUnit& unit,
-                                           KeyRange range, DecodeState& state,
+                                           KeyRange range, void* memory,
                                            const DecodePartial& result) {
+  typename Math::State& state = *static_cast<typename Math::State*>(memory);
   for (int r = 0; r < unit.rows; ++r) {
     result.max[r] = kNegInf;
     result.sum[r] = 0.0f;
@@ -334,29 +362,12 @@ template <class T>
     if (p.k.scale != nullptr) FindScales(p, p.k, unit, begin, block.keys, state.k_scale);
     if (p.v.scale != nullptr) FindScales(p, p.v, unit, begin, block.keys, state.v_scale);
 
-    EachRows(unit.rows, ScoreEach<T>{p, state, block});
+    EachRows(unit.rows, ScoreEach<Math>{p, state, block});
     for (int r = 0; r < unit.rows; ++r) {
       SoftmaxRow(p, unit, state, begin, block.keys, r, result);
+      Math::Weigh(state, r);
     }
-    EachRows(unit.rows, ValueEach<T>{p, state, block, result.out});
-  }
-}
-
-[[maybe_unused]] static void DecodePiece(const DecodeProblem& p, const DecodeUnit& unit,
-                                         KeyRange range, void* memory,
-                                         const DecodePartial& result) {
-  DecodeState& state = *static_cast<DecodeState*>(memory);
-  switch (p.cache_dtype) {
-    case DType::kFloat32:
-      return DecodePieceOf<float>(p, unit, range, state, result);
-    case DType::kFloat16:
-      return DecodePieceOf<Half>(p, unit, range, state, result);
-    case DType::kInt8:
-      return DecodePieceOf<int8_t>(p, unit, range, state, result);
-    case DType::kFloat8E4M3FN:
-      return DecodePieceOf<E4M3Code>(p, unit, range, state, result);
-    default:
-      return DecodePieceOf<BFloat16>(p, unit, range, state, result);
+    EachRows(unit.rows, ValueEach<Math>{p, state, block, result.out});
   }
 }
 

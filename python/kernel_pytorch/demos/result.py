@@ -19,7 +19,7 @@ from kernel_pytorch.optimize.html import bars, document, page_body, table
 from kernel_pytorch.optimize.measure import median_interval
 from kernel_pytorch.optimize.table import milliseconds
 
-__all__ = ["DemoResult", "Neighbour", "Promise", "Variant", "rounds"]
+__all__ = ["DemoResult", "Neighbour", "Promise", "Variant", "promised_table", "rounds"]
 
 _SHOWN_NEIGHBOURS = 5
 
@@ -74,6 +74,19 @@ class Promise:
     value: float
     bound: float
     kept: bool
+
+
+def promised_table(promises: Sequence[Promise]) -> Table:
+    """What was promised and what was measured."""
+    promised = Table(title="promised")
+    for i, name in enumerate(("what", "measured", "at least", "")):
+        promised.add_column(name, justify="right" if i in (1, 2) else "left")
+    for p in promises:
+        style = "green" if p.kept else "bold red"
+        promised.add_row(
+            p.what, f"{p.value:.5g}", f"{p.bound:g}", Text("ok" if p.kept else "MISSED", style)
+        )
+    return promised
 
 
 @dataclass(kw_only=True)
@@ -173,20 +186,14 @@ class DemoResult:
                 f"{n.before} ({n.similarity_before:.3f})",
                 f"{n.after} ({n.similarity_after:.3f})",
             )
-        promised = Table(title="promised")
-        for i, name in enumerate(("what", "measured", "at least", "")):
-            promised.add_column(name, justify="right" if i in (1, 2) else "left")
-        for p in self.promises:
-            style = "green" if p.kept else "bold red"
-            promised.add_row(
-                p.what, f"{p.value:.5g}", f"{p.bound:g}", Text("ok" if p.kept else "MISSED", style)
-            )
         skipped = [Text(f"not compared with {n}: {why}") for n, why in self.skipped.items()]
         agree = Text(
             f"{self.agreement:.1%} of {self.sentences} sentences keep their nearest neighbour; "
             f"took {self.seconds:.0f} s"
         )
-        return Group(self.report.__rich__(), speed, *skipped, near, agree, promised)
+        return Group(
+            self.report.__rich__(), speed, *skipped, near, agree, promised_table(self.promises)
+        )
 
     def shown_neighbours(self) -> list[Neighbour]:
         """A few to show: all that differ first, then some from across the list."""

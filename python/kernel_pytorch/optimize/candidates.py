@@ -11,6 +11,12 @@ from torch import fx, nn
 
 from kernel_pytorch.optimize.attention import MultiheadAttention, find_attention
 from kernel_pytorch.optimize.capture import Call, Captured, Shapes
+from kernel_pytorch.optimize.decoder_block import (
+    DecoderBlock,
+    DecoderParts,
+    find_decoder,
+    without_cache,
+)
 from kernel_pytorch.optimize.encoder_block import EncoderBlock, find_block
 from kernel_pytorch.optimize.fuse import NO_PATTERN, Convention, find_fusion
 from kernel_pytorch.optimize.policy import Policy
@@ -21,7 +27,8 @@ from kernel_pytorch.optimize.steps import ActivationStep, LinearStep, NormStep
 __all__ = ["Candidate", "Group", "Survey", "groups_of", "survey"]
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_RANKS = ("encoder block", "traced", "attention", "linear", "norm", "activation")
+_BLOCKS = (EncoderBlock.kind, DecoderBlock.kind)
+_RANKS = (*_BLOCKS, "traced", "attention", "linear", "norm", "activation")
 """Coarse before fine: what a coarse replacement takes in is not replaced again."""
 
 
@@ -112,6 +119,11 @@ def _classify(module: nn.Module) -> tuple[str | None, Any, str]:
         return "encoder block", None, block
     if block is not None:
         return "encoder block", lambda policy: EncoderBlock(block, policy), ""
+    decoder = find_decoder(module)
+    if isinstance(decoder, str):
+        return "decoder block", None, decoder
+    if decoder is not None:
+        return "decoder block", lambda policy: DecoderBlock(decoder, policy), ""
     attention = find_attention(module)
     if isinstance(attention, str):
         return "attention", None, attention
@@ -195,6 +207,17 @@ class Group:
     kind: str = ""
 
 
+def _uncached(module: nn.Module, call: Call) -> Call:
+    """The call of a decoder layer without its cache, which a repeated call would change."""
+    parts = find_decoder(module)
+    assert isinstance(parts, DecoderParts)
+    changed = without_cache(parts.style, call.args, call.kwargs)
+    if changed is None:
+        return call
+    with torch.no_grad():
+        return Call(*changed, type(module).forward(module, *changed[0], **changed[1]))
+
+
 def groups_of(found: Survey, captured: Captured) -> tuple[list[Group], dict[str, str]]:
     """Candidates grouped by work and shapes, coarse first; and why candidates drop out.
 
@@ -210,6 +233,8 @@ def groups_of(found: Survey, captured: Captured) -> tuple[list[Group], dict[str,
         shapes = captured.shapes[candidate.name]
         key = (candidate.key, shapes)
         call = captured.calls[key]
+        if candidate.rank == DecoderBlock.kind:
+            call = _uncached(candidate.module, call)
         reason = call.replayable
         if candidate.rank == "traced" and not reason:
             reason = candidate.trace(Convention.of(call))

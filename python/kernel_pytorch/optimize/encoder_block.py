@@ -21,8 +21,8 @@ from kernel_pytorch.optimize.recognize import (
     as_norm,
     hook_reason,
 )
-from kernel_pytorch.optimize.replacement import Replacement
 from kernel_pytorch.optimize.steps import AddNormStep, LinearStep, NormStep, attention_mask
+from kernel_pytorch.optimize.stream import StreamBlock
 
 __all__ = ["BlockParts", "EncoderBlock", "find_block"]
 
@@ -52,7 +52,7 @@ class BlockParts:
         return self.query.weight.dtype
 
 
-class EncoderBlock(Replacement):
+class EncoderBlock(StreamBlock):
     """QKV in one product, attention, output, residual + norm, MLP with fused activation."""
 
     kind = "encoder block"
@@ -84,15 +84,11 @@ class EncoderBlock(Replacement):
             steps["attention_norm"] = norm(parts.attention_norm, AddNormStep)
             steps["mlp_norm"] = norm(parts.mlp_norm, AddNormStep)
         del steps["attention"]
-        super().__init__(parts.module, steps, list(parts.module.modules()))
+        super().__init__(parts.module, steps, parts.dtype, dtype)
         self.style = parts.style
         self.num_heads = parts.num_heads
         self.norm_first = parts.norm_first
         self.batch_first = parts.batch_first
-        self.model_dtype = parts.dtype
-        self.dtype = dtype
-        # Whether the only consumer of the output is another block, which takes the compute dtype.
-        self.streams = False
         self.qkv, self.out = steps["qkv"].forward, steps["output"].forward
         self.up, self.down = steps["up"].forward, steps["down"].forward
         self.attention_norm = steps["attention_norm"].forward
@@ -104,12 +100,8 @@ class EncoderBlock(Replacement):
         return (found[0], "attention_forward", *found[1:])
 
     def refuse(self, hidden: Any = None, *args: Any, **kwargs: Any) -> str:
-        if not isinstance(hidden, torch.Tensor) or hidden.is_nested or hidden.dim() != 3:
-            return "the input is not a dense tensor [batch, tokens, width]"
-        if hidden.device.type != "cpu":
-            return f"the input is on {hidden.device}"
-        if hidden.dtype is not self.model_dtype and hidden.dtype is not self.dtype:
-            return f"the input is {hidden.dtype}, the block was optimized for {self.model_dtype}"
+        if reason := self.refuse_stream(hidden):
+            return reason
         if self.style == "torch":
             return self._refuse_torch(*args, **kwargs)
         return _refuse_bert(*args, **kwargs)
@@ -130,7 +122,7 @@ class EncoderBlock(Replacement):
         if self.style == "torch":
             return self._run_torch(hidden, *args, **kwargs)
         mask = args[0] if args else kwargs.get("attention_mask")
-        return self._finish(self._block(self._start(hidden), mask))
+        return self.finish(self._block(self.start(hidden), mask))
 
     def _run_torch(
         self,
@@ -146,20 +138,11 @@ class EncoderBlock(Replacement):
             mask = src_key_padding_mask[:, None, None, :]
         if mask is not None and mask.dtype is torch.bool:
             mask = ~mask
-        x = self._start(src)
+        x = self.start(src)
         if not self.batch_first:
             x = x.transpose(0, 1).contiguous()
         x = self._block(x, mask)
-        return self._finish(x if self.batch_first else x.transpose(0, 1))
-
-    def _start(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden if hidden.dtype is self.dtype else hidden.to(self.dtype)
-
-    def _finish(self, hidden: torch.Tensor) -> torch.Tensor:
-        # A hook on this module sees what it would have seen.
-        if hidden.dtype is self.model_dtype or (self.streams and not self.module._forward_hooks):
-            return hidden
-        return hidden.to(self.model_dtype)
+        return self.finish(x if self.batch_first else x.transpose(0, 1))
 
     def _block(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         batch, tokens, width = x.shape
@@ -175,13 +158,6 @@ class EncoderBlock(Replacement):
             return total + self.down(self.up(normed))
         x = self.attention_norm(y, x)[0]
         return self.mlp_norm(self.down(self.up(x)), x)[0]
-
-    def run_original(self, *args: Any, **kwargs: Any) -> Any:
-        # The block before this one may have left the stream in the compute dtype.
-        hidden = args[0] if args else next(iter(kwargs.values()))
-        if isinstance(hidden, torch.Tensor) and hidden.dtype is not self.model_dtype and args:
-            args = (hidden.to(self.model_dtype), *args[1:])
-        return super().run_original(*args, **kwargs)
 
 
 # Arguments that change nothing in the layer: positions are in its input, the others are about what

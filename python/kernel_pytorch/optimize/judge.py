@@ -11,13 +11,13 @@ from kernel_pytorch.core.dispatch_log import explain, strict
 from kernel_pytorch.core.errors import StrictModeError
 from kernel_pytorch.optimize.attention import AttentionSwitch
 from kernel_pytorch.optimize.capture import Captured, Inputs
-from kernel_pytorch.optimize.encoder_block import EncoderBlock
 from kernel_pytorch.optimize.installed import Installed
 from kernel_pytorch.optimize.measure import Difference, Timing, compare, paired
 from kernel_pytorch.optimize.policy import Policy
 from kernel_pytorch.optimize.progress import Progress
 from kernel_pytorch.optimize.replacement import tensors_in
 from kernel_pytorch.optimize.results import Report, Row, WholeModel
+from kernel_pytorch.optimize.stream import StreamBlock
 
 __all__ = ["Judge", "weight_bytes"]
 
@@ -66,15 +66,15 @@ class Judge:
                 row.modules, row.kept, row.reason = [name or "(the model)"], False, reason
 
     def stream(self, captured: Captured) -> None:
-        """Let encoder blocks that feed each other directly leave the stream in their dtype."""
+        """Let blocks that feed each other directly leave the stream in their dtype."""
         new = self.installed.replacements
-        blocks = {n for n, r in new.items() if isinstance(r, EncoderBlock)}
+        blocks = {n for n, r in new.items() if isinstance(r, StreamBlock)}
         for name in blocks:
             before = captured.chained.get(name)
             # Neighbours in one list: nothing else is likely to see what is between them.
             if before in blocks and before.rpartition(".")[0] == name.rpartition(".")[0]:
                 replacement = new[before]
-                assert isinstance(replacement, EncoderBlock)
+                assert isinstance(replacement, StreamBlock)
                 replacement.streams = replacement.dtype is not replacement.model_dtype
 
     def judge(self, captured: Captured) -> None:
@@ -138,14 +138,12 @@ class Judge:
 
     def _stop_streams(self, why: str) -> bool:
         """Something besides the next block sees the stream: let it keep the model's dtype."""
-        blocks = [r for r in self.installed.replacements.values() if isinstance(r, EncoderBlock)]
+        blocks = [r for r in self.installed.replacements.values() if isinstance(r, StreamBlock)]
         streamed = any(r.streams for r in blocks)
         for block in blocks:
             block.streams = False
         if streamed:
-            self.report.notes.append(
-                f"between encoder blocks the stream stays in the model's dtype: {why}"
-            )
+            self.report.notes.append(f"between blocks the stream stays in the model's dtype: {why}")
         return streamed
 
     def _time_model(self, switch: Any) -> Timing:
@@ -158,13 +156,13 @@ class Judge:
             switch(False)
 
     def attention_left(self) -> bool:
-        """Whether transformers' registration would switch more than what encoder blocks do."""
+        """Whether transformers' registration would switch more than what blocks do."""
         replaced = [m for n, m in self.model.named_modules() if self._is_block(n)]
         inside = {id(child) for block in replaced for child in block.modules()}
         return any(id(m) not in inside for m in AttentionSwitch.users(self.model))
 
     def _is_block(self, name: str) -> bool:
-        return name in self.row_of and self.row_of[name].kind == EncoderBlock.kind
+        return isinstance(self.installed.replacements.get(name), StreamBlock)
 
     def _switch_attention(self, captured: Captured, difference: Difference) -> Difference:
         """Try the registered attention on the whole model, with and without."""

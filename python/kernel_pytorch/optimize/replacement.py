@@ -81,6 +81,12 @@ class Replacement:
         """Why this call must run the original; "" when it need not."""
         return ""
 
+    def repeatable(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+        """A call like this one of the original, with its output, that changes no argument."""
+        return args, kwargs, output
+
     def run_original(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own forward, of its class."""
         return type(self.module).forward(self.module, *args, **kwargs)

@@ -60,6 +60,15 @@ def test_a_missed_promise(kpt, result):
     assert "promised but missed: times faster: 0.9 < 2" in done.stderr
 
 
+def test_decoder(kpt, result, monkeypatch):
+    from kernel_pytorch.demos import decoder
+
+    monkeypatch.setattr(decoder, "run", sentences.run)
+    done = kpt("demo", "--decoder", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert result.asked["seconds"] == 20.0 and "compile" not in result.asked
+
+
 def test_missing_weights(kpt, monkeypatch):
     monkeypatch.setattr(sentences, "_PACKAGE", "no_such_package")
     done = kpt("demo")

@@ -36,6 +36,24 @@ def make_llama(**options):
     return LlamaForCausalLM(config).eval()
 
 
+def make_qwen3():
+    """A decoder with norms of its own inside the attention: no whole layer of it is replaced."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        intermediate_size=128,
+        vocab_size=100,
+        max_position_embeddings=64,
+        use_cache=False,
+    )
+    return Qwen3ForCausalLM(config).eval()
+
+
 def token_inputs(batch=2, tokens=16, padded=True):
     ids = torch.randint(0, 100, (batch, tokens))
     mask = torch.ones(batch, tokens, dtype=torch.long)

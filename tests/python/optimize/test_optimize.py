@@ -121,7 +121,7 @@ def test_registration_changes_no_other_entry(all_win):
     from transformers import AttentionInterface, AttentionMaskInterface
 
     before = dict(AttentionInterface._global_mapping), dict(AttentionMaskInterface._global_mapping)
-    model, inputs, _ = _model("llama")
+    model, inputs = small_models.make_qwen3(), {"input_ids": torch.randint(0, 100, (2, 16))}
     kernel_pytorch.optimize(model, inputs)
     row = next(r for r in kernel_pytorch.report(model).rows if "registered" in r.kind)
     assert row.kept and model.config._attn_implementation == "kpt"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kernel_pytorch.cli.command import Json
 from kernel_pytorch.cli.exits import CliError, Exit
 from kernel_pytorch.cli.precision import Precision
+
+if TYPE_CHECKING:
+    from kernel_pytorch.demos.decoder_result import DecoderResult
+    from kernel_pytorch.demos.result import DemoResult
 
 __all__ = ["demo"]
 
@@ -21,10 +25,18 @@ def demo(
     compile: Annotated[
         bool, typer.Option(help="Compare with torch.compile too (10 to 20 s to compile).")
     ] = True,
+    decoder: Annotated[
+        bool,
+        typer.Option(
+            "--decoder", help="Generate text with a decoder of GPT-2 small's size instead."
+        ),
+    ] = False,
     seconds: Annotated[
-        float,
-        typer.Option(min=0.0, metavar="S", help="To spend about, on each of both comparisons."),
-    ] = 4.0,
+        float | None,
+        typer.Option(
+            min=0.0, metavar="S", help="To spend about, on each comparison (4; 20 with --decoder)."
+        ),
+    ] = None,
     flex_attention: Annotated[
         bool,
         typer.Option("--flex-attention", help="Instead: attention of every pattern, and of yours."),
@@ -46,8 +58,10 @@ def demo(
     """Optimizes all-MiniLM-L6-v2, with its real weights, and shows what that brings.
 
     Embeds real sentences with the original and the optimized model, compares speed, results and
-    nearest sentences. Needs no network. Exits with 1 when the optimized model is slower or less
-    exact than promised. The walks through one part exit with 1 when one of their checks fails.
+    nearest sentences; with --decoder builds a decoder of GPT-2 small's size with seeded weights,
+    compares its tokens, its perplexity and the time a token takes. Needs no network. Exits with 1
+    when the optimized model is slower or less exact than promised. The walks through one part exit
+    with 1 when one of their checks fails.
     """
     from kernel_pytorch.cli.output import Output, Progress
 
@@ -58,6 +72,7 @@ def demo(
         _walk(asked, quick, output, html)
     with Progress(output, "importing PyTorch"):
         try:
+            from kernel_pytorch.demos import decoder as generation
             from kernel_pytorch.demos import sentences
         except ModuleNotFoundError as error:
             if error.name == "torch":
@@ -65,7 +80,18 @@ def demo(
             raise CliError(
                 f"the demo needs the package {error.name}: pip install 'kernel_pytorch[demo]'"
             ) from error
-    result = sentences.run(precision.value, compile=compile, seconds=seconds, say=output.say)
+    result: DemoResult | DecoderResult
+    if decoder:
+        result = generation.run(
+            precision.value, seconds=20.0 if seconds is None else seconds, say=output.say
+        )
+    else:
+        result = sentences.run(
+            precision.value,
+            compile=compile,
+            seconds=4.0 if seconds is None else seconds,
+            say=output.say,
+        )
     output.out.print(result)
     if html is not None:
         output.write(html, result.to_html())
