@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from kernel_pytorch.backends import cpu, cpu_probe
-from kernel_pytorch.bench.stats import median
+from kernel_pytorch.core.stats import median
 from kernel_pytorch.ops.spec import Cost
 
 __all__ = ["COMPUTE", "Floor", "Limits"]

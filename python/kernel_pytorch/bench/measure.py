@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from kernel_pytorch.bench.inputs import Call
-from kernel_pytorch.bench.stats import Interval, median, median_interval
+from kernel_pytorch.core.stats import Interval, median, median_interval
 
 __all__ = ["Paired", "Side", "measure_pairs"]
 
@@ -52,6 +52,8 @@ class Paired(NamedTuple):
     pairs: int
     dropped: int
     """Pairs left out because a neighbouring canary collapsed."""
+    samples: tuple[tuple[float, float], ...]
+    """Seconds of both sides, of the pairs that count, in order."""
     unsteady: bool
     """Most canaries collapsed, so nothing was left out: pairs still compare, times do not."""
 
@@ -107,5 +109,6 @@ def measure_pairs(
         ratio=median_interval([b / a for a, b in kept]),
         pairs=len(kept),
         dropped=dropped,
+        samples=tuple(kept),
         unsteady=unsteady,
     )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from kernel_pytorch.backends import cpu
 from kernel_pytorch.bench.record import Overhead
-from kernel_pytorch.bench.stats import median
+from kernel_pytorch.core.stats import median
 
 __all__ = ["measure_overhead"]
 

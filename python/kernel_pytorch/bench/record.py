@@ -6,9 +6,7 @@ import dataclasses
 import datetime
 import json
 import os
-import pathlib
 import platform
-import subprocess
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 from kernel_pytorch._version import __version__
 from kernel_pytorch.backends import cpu
 from kernel_pytorch.bench.caches import last_level_bytes
+from kernel_pytorch.core import provenance
 
 __all__ = ["Machine", "Overhead", "Record", "Row", "Versions", "machine", "versions"]
 
@@ -146,7 +145,7 @@ def machine() -> Machine:
     """This machine, as the kernels and the system see it."""
     features = cpu.cpu_features()
     return Machine(
-        cpu=_cpu_name(),
+        cpu=provenance.cpu_name(),
         cores=len(os.sched_getaffinity(0)),
         isa=cpu.isa(),
         detected_isa=cpu.detected_isa(),
@@ -166,7 +165,7 @@ def versions() -> Versions:
         torch_cpu_capability=torch.backends.cpu.get_cpu_capability(),
         onednn_isa_limit=os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
         python=platform.python_version(),
-        commit=_commit(),
+        commit=provenance.commit(),
         environment={
             name: value for name, value in sorted(os.environ.items()) if name.startswith(_TELLING)
         },
@@ -175,35 +174,3 @@ def versions() -> Versions:
 
 def today() -> str:
     return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _cpu_name() -> str:
-    keys: dict[str, str] = {}
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                key, _, value = line.partition(":")
-                keys.setdefault(key.strip(), value.strip())
-    except OSError:
-        pass
-    return keys.get("model name") or platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    # The real path: under Bazel the sources are links into the checkout.
-    for folder in pathlib.Path(__file__).resolve().parents:
-        if (folder / ".git").exists():
-            break
-    else:
-        return ""
-
-    def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""

@@ -17,9 +17,12 @@ from kernel_pytorch.bench.caches import last_level_bytes
 from kernel_pytorch.bench.goals import SUITES, goal_of
 from kernel_pytorch.bench.inputs import BEYOND_CACHE, Call, available_bytes, make_inputs
 from kernel_pytorch.bench.limits import Limits
-from kernel_pytorch.bench.measure import Side, measure_pairs
+from kernel_pytorch.bench.measure import Paired, Side, measure_pairs
 from kernel_pytorch.bench.overhead import measure_overhead
+from kernel_pytorch.bench.tracking import tracked
 from kernel_pytorch.bench.training import step_of, sum_of, trainable
+from kernel_pytorch.core import provenance
+from kernel_pytorch.core.performance_store import PerformanceMetrics
 from kernel_pytorch.ops import SPECS
 from kernel_pytorch.ops.spec import Benchmark, OpSpec
 
@@ -85,11 +88,14 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def run(
-    options: Options, on_row: Callable[[int, int, str], None] = lambda done, total, name: None
+    options: Options,
+    on_row: Callable[[int, int, str], None] = lambda done, total, name: None,
+    on_samples: Callable[[PerformanceMetrics], None] = lambda run: None,
 ) -> record.Record:
     """Runs the selected rows at the ISA level in use.
 
-    ``on_row(done, total, name)`` is called before each row. Ctrl-C ends the run early, with the
+    ``on_row(done, total, name)`` is called before each row, ``on_samples(run)`` after it, with all
+    samples, as a performance store holds them. Ctrl-C ends the run early, with the
     rows measured so far, once there are any. Raises ValueError for unknown filters
     or when nothing is selected, and
     :class:`~kernel_pytorch.core.errors.NativeUnavailableError` without the native module.
@@ -101,7 +107,7 @@ def run(
     threads = torch.get_num_threads()
     torch.set_num_threads(options.threads or threads)
     try:
-        return _run(rows, options, on_row)
+        return _run(rows, options, on_row, on_samples)
     finally:
         torch.set_num_threads(threads)
 
@@ -110,6 +116,7 @@ def _run(
     rows: list[tuple[OpSpec, Benchmark]],
     options: Options,
     on_row: Callable[[int, int, str], None],
+    on_samples: Callable[[PerformanceMetrics], None],
 ) -> record.Record:
     cache = last_level_bytes() or max(
         cpu.cpu_features()["l3_bytes"], cpu.cpu_features()["l2_bytes"]
@@ -128,8 +135,11 @@ def _run(
                 name = f"{spec.name} {row.name} {_short(row.dtype)}"
                 on_row(done, len(rows), name)
                 try:
+                    business = provenance.Business()
                     with _mode(row):
-                        measured.append(_measure(spec, row, limits, options, cache, memory))
+                        line, paired = _measure(spec, row, limits, options, cache, memory)
+                    measured.append(line)
+                    on_samples(tracked(line, paired, business.share()))
                 except (MemoryError, NotImplementedError, RuntimeError) as error:
                     # One row that PyTorch or the machine cannot do must not cost the others.
                     skipped[name] = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -170,7 +180,7 @@ def _mode(row: Benchmark) -> contextlib.AbstractContextManager[Any]:
 
 def _measure(
     spec: OpSpec, row: Benchmark, limits: Limits, options: Options, cache: int, memory: int
-) -> record.Row:
+) -> tuple[record.Row, Paired]:
     inputs = make_inputs(
         spec, row, cache_bytes=cache, memory_bytes=memory, hot=options.hot, seed=len(row.name)
     )
@@ -203,7 +213,7 @@ def _measure(
     # The better one: a probe may have lost a core too.
     floor = min(before, limits.floor(cost, working_set))
     goal = goal_of(spec.name, row.name, _short(row.dtype))
-    return record.Row(
+    line = record.Row(
         op=spec.name,
         family=spec.family,
         name=row.name,
@@ -225,6 +235,7 @@ def _measure(
         goal_ratio=goal.ratio if goal else None,
         goal_share=goal.share if goal else None,
     )
+    return line, paired
 
 
 def _without_out(call: Call) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Reports as one self-contained HTML page: inline style and SVG, no scripts."""
+"""The report of an optimization as a page."""
 
 from __future__ import annotations
 
@@ -6,63 +6,11 @@ import html
 import math
 from collections.abc import Sequence
 
+from kernel_pytorch.core.html import bars, document, table
 from kernel_pytorch.optimize.results import Report, Row
 from kernel_pytorch.optimize.table import count_of, milliseconds, size, speedup, verdict
 
-__all__ = ["bars", "document", "page", "page_body", "table"]
-
-_STYLE = """
-:root{color-scheme:light dark}
-body{font:15px/1.45 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0;width:100%}
-th,td{padding:.3rem .6rem;border-bottom:1px solid #8884;text-align:left;vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-.kept{color:#2a7d3f}.no{color:#a05a00}
-svg text{font:13px system-ui,sans-serif;fill:currentColor}
-"""
-
-
-def document(title: str, body: str) -> str:
-    """A page around ``body`` (HTML)."""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
-        f"<body><h1>{html.escape(title)}</h1>{body}</body></html>\n"
-    )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> str:
-    """An HTML table of text cells; columns in ``numeric`` are right-aligned."""
-
-    def cells(tag: str, values: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if i in numeric else ''}>{html.escape(v)}</{tag}>"
-            for i, v in enumerate(values)
-        )
-
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def bars(items: Sequence[tuple[str, float, str]], label: str) -> str:
-    """A horizontal bar chart (SVG) of (name, value, text beside the bar)."""
-    if not items:
-        return ""
-    top = max(value for _, value, _ in items) or 1.0
-    height = 26 * len(items) + 6
-    parts = [
-        f'<svg role="img" aria-label="{html.escape(label)}" width="100%" '
-        f'viewBox="0 0 860 {height}">'
-    ]
-    for i, (name, value, text) in enumerate(items):
-        y = 26 * i
-        width = max(1.0, 440 * value / top)
-        parts.append(
-            f'<text x="250" y="{y + 18}" text-anchor="end">{html.escape(name)}</text>'
-            f'<rect x="258" y="{y + 5}" width="{width:.1f}" height="17" fill="#4a7fb5"/>'
-            f'<text x="{264 + width:.1f}" y="{y + 18}">{html.escape(text)}</text>'
-        )
-    return "".join(parts) + "</svg>"
+__all__ = ["page", "page_body"]
 
 
 def page(report: Report) -> str:

@@ -9,6 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 
+@pytest.fixture(autouse=True)
+def performance_store(monkeypatch, tmp_path):
+    """No test writes into the user's store."""
+    monkeypatch.setenv("KPT_PERFORMANCE_STORE", str(tmp_path / "performance.sqlite3"))
+    return tmp_path / "performance.sqlite3"
+
+
 @pytest.fixture
 def kpt(monkeypatch):
     """kpt("ops", "--json"): the result of typer's runner, stdout and stderr apart."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from kernel_pytorch.bench.record import Record, Row
     from kernel_pytorch.bench.run import Options
     from kernel_pytorch.cli.output import Output
+    from kernel_pytorch.core.performance_store import PerformanceMetrics
 
 __all__ = ["bench"]
 
@@ -67,6 +69,13 @@ def bench(
             help="Exit with 1 when a row's whole interval of ratios lies below this.",
         ),
     ] = None,
+    store: Annotated[
+        bool,
+        typer.Option(
+            help="Keep all samples for `kpt compare`, in the file that KPT_PERFORMANCE_STORE names "
+            "(default: ~/.kernel_pytorch/performance.sqlite3)."
+        ),
+    ] = True,
     json: Json = None,
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with plots and filters here.")
@@ -98,8 +107,9 @@ def bench(
         )
         if not rows:
             _warn(output)
+            keep = _keeper(output) if store else lambda run: None
             with usage_errors():
-                record = run(options, lambda i, n, text: progress.say(f"[{i}/{n}] {text}"))
+                record = run(options, lambda i, n, text: progress.say(f"[{i}/{n}] {text}"), keep)
     if rows:
         _list(output, options)
         return
@@ -116,6 +126,27 @@ def bench(
         raise typer.Exit(int(Exit.INTERRUPTED))
     if slow or record.skipped:
         raise typer.Exit(int(Exit.FINDING))
+
+
+def _keeper(output: Output) -> Callable[[PerformanceMetrics], None]:
+    """Writes runs to the store; a store that cannot be used costs a warning and no measurement."""
+    from kernel_pytorch.core.performance_store import PerformanceStore, StoreError
+
+    stores: list[PerformanceStore] = []
+    try:
+        stores.append(PerformanceStore())
+    except StoreError as error:
+        output.warn(f"samples are not kept: {error}")
+
+    def keep(run: PerformanceMetrics) -> None:
+        try:
+            for store in stores:
+                store.add(run)
+        except StoreError as error:
+            stores.clear()
+            output.warn(f"samples are not kept: {error}")
+
+    return keep
 
 
 def _warn(output: Output) -> None:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from kernel_pytorch.bench.stats import median, median_interval
+from kernel_pytorch.core.stats import median, median_interval
 
 
 def test_median():
