@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from kernel_pytorch.optimize.html import document, table
+from kernel_pytorch.core.html import document, table
 
 __all__ = ["Check", "Curve", "Listing", "Walkthrough"]
 

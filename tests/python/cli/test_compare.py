@@ -152,7 +152,7 @@ def test_the_benchmarks_write_to_the_store(kpt, store, tmp_path):
     assert kpt(*args).exit_code == 0
     runs = store.find()
     assert [r.model_name for r in runs] == [
-        "softmax 512x1024 forward+backward bfloat16",
+        "softmax 512x1024 forward+backward bfloat16 in cache",
         "softmax 512x1024 bfloat16 in cache",
     ]
     for found in runs:
