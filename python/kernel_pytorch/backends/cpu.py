@@ -53,6 +53,7 @@ class _Cpu(Backend):
     name = "cpu"
 
     def __init__(self) -> None:
+        super().__init__()
         self.seconds: dict[str, Callable[..., float]] = {}
 
     def repeatable(

@@ -14,7 +14,7 @@ from kernel_pytorch._native import load
 from kernel_pytorch.core.dispatch_log import DispatchRecord, record
 from kernel_pytorch.core.errors import NativeUnavailableError
 from kernel_pytorch.ops import signature
-from kernel_pytorch.ops.autograd import write_over
+from kernel_pytorch.ops.autograd import repeats, write_over
 from kernel_pytorch.ops.registry import (
     allocate,
     check_out,
@@ -37,8 +37,29 @@ class Backend:
     name: str
     """The device type, and the name of the compiled module."""
 
-    @functools.cache  # noqa: B019  (one instance for the life of the process)
+    def __init__(self) -> None:
+        self._overrides: dict[str, Native] = {}
+        self._forget: dict[str, Callable[[], None]] = {}
+
+    def override(self, op: str, native: Native | None) -> None:
+        """Run ``native`` in place of the native function of ``op``; None: that again. Not while
+        other threads call the operator."""
+        self._overrides.pop(op, None)
+        if native is not None:
+            self._overrides[op] = native
+        if op in self._forget:
+            self._forget[op]()
+
+    def overrides(self, op: str) -> bool:
+        """Whether something runs in place of the native function of ``op``."""
+        return op in self._overrides
+
     def find(self, op: str) -> Native:
+        """The native function of ``op``, or what overrides it."""
+        return self._overrides.get(op) or self.native(op)
+
+    @functools.cache  # noqa: B019  (one instance for the life of the process)
+    def native(self, op: str) -> Native:
         """The native function of ``op``, called once at its first use. It takes the outputs and
         then all the schema's arguments in order, returns the name of the variant that ran, and
         raises NotImplementedError when none serves the call."""
@@ -125,11 +146,15 @@ def make_launcher(spec: OpSpec, backend: Backend) -> tuple[Callable[..., Any], C
 
     def find_native() -> Native:
         namespace["native"] = native = backend.find(spec.name)
-        namespace["remember"], namespace["repeat"] = backend.repeatable(spec, notes) or (
-            None,
-            None,
-        )
+        found = None if backend.overrides(spec.name) else backend.repeatable(spec, notes)
+        namespace["remember"], namespace["repeat"] = found or (None, None)
         return native
+
+    def forget() -> None:
+        namespace["native"] = namespace["remember"] = namespace["repeat"] = None
+        repeats.pop(spec.name, None)
+
+    backend._forget[spec.name] = forget
 
     def fall_back(reason: str, *args: Any) -> Any:
         return run_reference(spec, backend.name, reason, args)

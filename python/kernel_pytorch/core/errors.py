@@ -73,7 +73,10 @@ class KernelPyTorchError(Exception):
 def _rebuilt(
     kind: type[KernelPyTorchError], args: tuple[Any, ...], state: dict[str, Any]
 ) -> KernelPyTorchError:
-    error = kind.__new__(kind)
+    try:
+        error = kind.__new__(kind)
+    except TypeError:  # Python's own MemoryError makes none of a class with more bases
+        error = Exception.__new__(kind)
     error.args = args
     error.__dict__.update(state)
     return error
