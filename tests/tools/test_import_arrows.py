@@ -19,12 +19,12 @@ _LAYERS = (
     ("ops",),
     ("dispatch",),
     ("attention", "precision", "mixture_of_experts"),
-    ("optimize", "hardware"),
+    ("optimize", "hardware", "bench"),
     ("backends",),
     ("core.management",),
     ("models",),
     ("deployment", "monitoring", "validation"),
-    ("bench", "demos"),
+    ("demos",),
     ("cli",),
 )
 _RANK = {name: rank for rank, names in enumerate(_LAYERS) for name in names}

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from kernel_pytorch._version import __version__
 from kernel_pytorch.cli.command import Command
-from kernel_pytorch.cli.commands import bench, compare, config, demo, doctor, model, ops
+from kernel_pytorch.cli.commands import bench, compare, config, demo, doctor, model, ops, validate
 from kernel_pytorch.cli.exits import MEANINGS
 
 __all__ = ["app"]
@@ -52,6 +52,7 @@ for _function, _short in {
     model.optimize: "Makes a model faster, and writes it.",
     bench.bench: "Every operator against PyTorch.",
     config.config: "The configuration, and what set it.",
+    validate.validate: "Signs off this machine.",
     compare.compare: "What became slower, for CI.",
 }.items():
     app.command(_function.__name__, cls=Command, short_help=_short)(_function)

@@ -26,8 +26,8 @@ class Exit(enum.IntEnum):
 MEANINGS = {
     Exit.OK: "done, nothing to report",
     Exit.FINDING: "done, with a finding: a problem (doctor), a promise not kept (demo), a row that "
-    "did not run or missed its bound (bench), a regression (compare), a reference in strict mode "
-    "(optimize)",
+    "did not run or missed its bound (bench), a regression (compare), a machine that is not signed "
+    "off (validate), a reference in strict mode (optimize)",
     Exit.USAGE: "the command line makes no sense; the message says why",
     Exit.UNAVAILABLE: "something needed is missing or cannot be read: PyTorch, the compiled "
     "module, a model, its weights, memory",

@@ -9,7 +9,7 @@ import pytest
 import kernel_pytorch
 from kernel_pytorch import cli
 
-_COMMANDS = ("bench", "compare", "config", "demo", "doctor", "ops", "optimize", "plan")
+_COMMANDS = ("bench", "compare", "config", "demo", "doctor", "ops", "optimize", "plan", "validate")
 _HEAVY = ("torch", "transformers", "safetensors", "numpy", "rich", "pydantic")
 
 _IMPORTS = """
