@@ -44,7 +44,7 @@ _FORMATS: dict[str, FP8Dtype | str] = {
 
 
 def run(*, quick: bool = False, say: Callable[[str], None] = lambda _: None) -> Walkthrough:
-    """The walk. ``quick``: a smaller layer and a quarter of the sentences.
+    """The walk. ``quick``: a smaller layer and few sentences.
 
     Raises DemoUnavailableError where the model's weights are not installed.
     """
@@ -99,7 +99,7 @@ def _layer(shown: Walkthrough, size: int) -> None:
 def _model(shown: Walkthrough, quick: bool, say: Callable[[str], None]) -> None:
     folder = model_folder()
     encoder = Encoder(folder)
-    texts = sentences()[: 32 if quick else 128]
+    texts = sentences()[: 16 if quick else 128]
     original = load_model(folder)
     before = embeddings_of(encoder, original, texts)
     ranks = _ranking(before)
@@ -139,7 +139,7 @@ def _model(shown: Walkthrough, quick: bool, say: Callable[[str], None]) -> None:
     )
     shown.listing(f"all-MiniLM-L6-v2, {len(texts)} sentences, against float32", heads, rows)
     say("calibrating it, layer by layer")
-    tokens = encoder.tokens(texts[:4])
+    tokens = encoder.tokens(texts[: 1 if quick else 4])
     engine = FP8InferenceEngine(original, FP8Dtype.E5M2, calibration_data=dict(tokens))
     engine.prepare()
     after = embeddings_of(encoder, engine.model, texts)

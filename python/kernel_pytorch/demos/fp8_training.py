@@ -17,10 +17,9 @@ from kernel_pytorch.precision import RECIPES, FP8Config, FP8LinearLayer, FP8Trai
 
 __all__ = ["CharacterModel", "grammar", "run"]
 
-_WIDTH, _LAYERS, _HEADS = 128, 2, 4
-_LENGTH, _BATCH = 64, 16
+_WIDTH, _LAYERS, _HEADS = 96, 2, 4
+_LENGTH, _BATCH = 48, 16
 _TOLERANCE = 0.01
-_QUICK_TOLERANCE = 0.02
 
 
 def grammar(sentences: int, seed: int = 0) -> str:
@@ -114,8 +113,7 @@ def run(*, quick: bool = False, say: Callable[[str], None] = lambda _: None) -> 
     """The same model, data and steps for bfloat16 and every recipe; ``quick``: fewer steps."""
     shown = Walkthrough(title="FP8 training of a character model")
     text = _Text()
-    steps = 60 if quick else 250
-    tolerance = _QUICK_TOLERANCE if quick else _TOLERANCE
+    steps = 40 if quick else 300
     rows = []
     baseline = 0.0
     for name in ("bf16", *RECIPES):
@@ -123,7 +121,8 @@ def run(*, quick: bool = False, say: Callable[[str], None] = lambda _: None) -> 
         torch.manual_seed(0)
         model: nn.Module = CharacterModel(text.codes)
         config = FP8Config(scaling_strategy="dynamic" if name == "bf16" else name)
-        engine = FP8TrainingEngine(model, config)
+        # The output head stays in bfloat16, as in DeepSeek-V3.
+        engine = FP8TrainingEngine(model, config, module_filter=lambda name, _: name != "head")
         if name != "bf16":
             engine.setup_fp8_training()
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
@@ -136,7 +135,7 @@ def run(*, quick: bool = False, say: Callable[[str], None] = lambda _: None) -> 
             shown.at_most("bf16: final loss, of the first one", final / losses[0], 0.6)
         else:
             share = abs(final / baseline - 1.0)
-            shown.at_most(f"{name}: distance of its final loss from bf16's", share, tolerance)
+            shown.at_most(f"{name}: distance of its final loss from bf16's", share, _TOLERANCE)
             shown.at_most(f"{name}: steps left out", skipped, 0)
             products, others = _products(model, text)
             shown.at_least(f"{name}: FP8 products a layer and step", products, 3.0)

@@ -18,6 +18,7 @@ from kernel_pytorch.precision.packed import PackedLinear
 
 __all__ = [
     "LayerReport",
+    "ModuleFilter",
     "QuantizationReport",
     "Replacements",
     "batches_of",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 ModuleFilter = Callable[[str, nn.Module], bool]
+"""(name, module) to whether the module may be converted."""
 _REPORT = "_kpt_quantization"
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kernel_pytorch.precision import transformer_engine
-from kernel_pytorch.precision.convert import Replacements, linear_layers
+from kernel_pytorch.precision.convert import ModuleFilter, Replacements, linear_layers
 from kernel_pytorch.precision.recipes import FP8Config, FP8Format
 from kernel_pytorch.precision.training_linear import FP8LinearLayer
 
@@ -39,9 +39,12 @@ def convert_model_to_fp8(
     convert_linear: bool = True,
     convert_attention: bool = True,
     inplace: bool = False,
+    *,
+    module_filter: ModuleFilter | None = None,
 ) -> nn.Module:
     """``model`` with :class:`FP8LinearLayer` for its linear layers (``convert_linear``) and for the
-    projections of its ``nn.MultiheadAttention`` (``convert_attention``), with the same parameters.
+    projections of its ``nn.MultiheadAttention`` (``convert_attention``), with the same parameters;
+    ``module_filter`` says of each name and module whether it may be.
 
     A layer whose weight something else uses too (a tied embedding) is converted all the same: the
     parameter is shared as before. A deep copy unless ``inplace``. ValueError where nothing can be
@@ -51,7 +54,7 @@ def convert_model_to_fp8(
     if not inplace:
         model = copy.deepcopy(model)
     wanted = []
-    for name, module, reason in linear_layers(model, tied=True):
+    for name, module, reason in linear_layers(model, module_filter, tied=True):
         attention = isinstance(module, nn.MultiheadAttention)
         if not reason and (convert_attention if attention else convert_linear):
             wanted.append(name)
@@ -81,10 +84,18 @@ class FP8TrainingEngine:
     the device is CUDA and ``config.use_te_linear``). Then for each batch: ``loss =
     training_step(inputs, targets)``, ``loss.backward()``, ``optimizer_step(optimizer)``. Any loss
     of the model's may be used in place of ``training_step``; several backward passes before a step
-    accumulate gradients. The optimizer sees ordinary parameters and gradients.
+    accumulate gradients. ``module_filter`` says of each name and layer whether it may be converted
+    (output heads are often left as they are). The optimizer sees ordinary parameters and gradients.
     """
 
-    def __init__(self, model: nn.Module, config: FP8Config, device: Any = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: FP8Config,
+        device: Any = None,
+        *,
+        module_filter: ModuleFilter | None = None,
+    ) -> None:
         if not isinstance(config, FP8Config):
             raise TypeError(
                 f"FP8TrainingEngine: argument 'config' must be an FP8Config, got "
@@ -92,6 +103,7 @@ class FP8TrainingEngine:
             )
         self.model, self.config = model, config
         self.device = None if device is None else torch.device(device)
+        self._filter = module_filter
         self.is_setup = False
         self.fp8_enabled = False
         self.uses_transformer_engine = False
@@ -105,10 +117,12 @@ class FP8TrainingEngine:
             self.model.to(self.device)
         on_cuda = any(p.is_cuda for p in self.model.parameters())
         if self.config.use_te_linear and on_cuda and transformer_engine.is_available():
-            self.model = transformer_engine.convert(self.model)
+            self.model = transformer_engine.convert(self.model, self._filter)
             self.uses_transformer_engine = True
         elif not _fp8_layers(self.model):
-            self.model = convert_model_to_fp8(self.model, self.config, inplace=True)
+            self.model = convert_model_to_fp8(
+                self.model, self.config, inplace=True, module_filter=self._filter
+            )
         self.is_setup = self.fp8_enabled = True
         return True
 

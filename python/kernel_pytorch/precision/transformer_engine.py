@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -71,13 +72,15 @@ def autocast(config: FP8Config, enabled: bool) -> AbstractContextManager[Any]:
     return context
 
 
-def convert(model: nn.Module) -> nn.Module:
+def convert(model: nn.Module, allowed: Callable[[str, nn.Module], bool] | None = None) -> nn.Module:
     """``model`` with ``te.Linear`` for its linear layers, whose sizes it can do (multiples of 16),
     with the same parameters, in place."""
     import transformer_engine.pytorch as te
 
     for name, module in list(model.named_modules()):
         if type(module) is not nn.Linear or module.in_features % 16 or module.out_features % 16:
+            continue
+        if allowed is not None and not allowed(name, module):
             continue
         made = te.Linear(
             module.in_features,

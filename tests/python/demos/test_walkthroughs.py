@@ -7,7 +7,7 @@ import pytest
 from kernel_pytorch.demos.walkthrough import Curve, Walkthrough
 
 
-@pytest.mark.parametrize("name", ["flex_attention"])
+@pytest.mark.parametrize("name", ["flex_attention", "fp8", "fp8_training"])
 def test_quick(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = importlib.import_module(f"kernel_pytorch.demos.{name}").run(quick=True)

@@ -252,6 +252,9 @@ def test_conversion_shares_the_parameters_and_runs_attention_in_fp8():
     assert {id(p) for p in model.head.parameters()} <= known
     only = kpt.convert_model_to_fp8(Block(), convert_attention=False)
     assert isinstance(only.attention, nn.MultiheadAttention)
+    kept = kpt.FP8TrainingEngine(Block(), FP8Config(), module_filter=lambda name, _: name != "head")
+    kept.setup_fp8_training()
+    assert type(kept.model.head) is nn.Linear and kept.model.feed[0].fp8_config is kept.config
     assert isinstance(kpt.convert_model_to_fp8(nn.Linear(8, 8)), FP8LinearLayer)
     with pytest.raises(ValueError, match="no linear layer"):
         kpt.convert_model_to_fp8(nn.ReLU())

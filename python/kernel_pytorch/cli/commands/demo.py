@@ -73,7 +73,12 @@ def demo(
     from kernel_pytorch.cli.output import Output, Progress
 
     output = Output(json, html=html)
-    wanted = {"flex_attention": flex_attention, "nvidia_config": nvidia_config}
+    wanted = {
+        "flex_attention": flex_attention,
+        "fp8": fp8,
+        "fp8_training": fp8_training,
+        "nvidia_config": nvidia_config,
+    }
     asked = [name for name, value in wanted.items() if value]
     if asked:
         _walk(asked, quick, output, html)
@@ -119,7 +124,14 @@ def _walk(asked: list[str], quick: bool, output: Any, html: Path | None) -> None
     if len(asked) > 1:
         raise CliError(f"{' and '.join(options)}: one at a time", Exit.USAGE)
     with Progress(output, "importing PyTorch"):
-        module = importlib.import_module(f"kernel_pytorch.demos.{asked[0]}")
+        try:
+            module = importlib.import_module(f"kernel_pytorch.demos.{asked[0]}")
+        except ModuleNotFoundError as error:
+            if error.name == "torch":
+                raise
+            raise CliError(
+                f"the demo needs the package {error.name}: pip install 'kernel_pytorch[demo]'"
+            ) from error
     result = module.run(quick=quick, say=output.say)
     output.out.print(result)
     if html is not None:
