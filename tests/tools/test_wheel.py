@@ -99,6 +99,9 @@ def test_entry_points(files, info):
         "[console_scripts]",
         "kernelpytorch = kernel_pytorch.cli:main",
         "kpt = kernel_pytorch.cli:main",
+        "kpt-benchmark = kernel_pytorch.cli.benchmark:main",
+        "kpt-doctor = kernel_pytorch.cli.doctor:main",
+        "kpt-optimize = kernel_pytorch.cli.optimize:main",
     ]
 
 

@@ -23,7 +23,7 @@ from kernel_pytorch.core.regression import regressions, too_busy
 
 _OUTPUT = flags.DEFINE_string("output", None, "The record to write.", required=True)
 _REPEATS = flags.DEFINE_integer("repeats", 200, "Runs of each model.", lower_bound=2)
-_SAMPLES = flags.DEFINE_integer("samples", 30, "Samples of a run.", lower_bound=10)
+_SAMPLES = flags.DEFINE_integer("samples", 25, "Samples of a run.", lower_bound=10)
 
 _BASELINE_RUNS = 20
 
@@ -38,14 +38,15 @@ def model(layers: int) -> torch.nn.Module:
 def measure(repeats: int, samples: int) -> dict[str, list[PerformanceMetrics]]:
     """Runs of both models, in turn."""
     inputs = torch.randn(64, 256)
-    runs: dict[str, list[PerformanceMetrics]] = {"unchanged": [], "slower": []}
+    models = {"unchanged": model(10), "slower": model(11)}
+    runs: dict[str, list[PerformanceMetrics]] = {name: [] for name in models}
     with tempfile.TemporaryDirectory() as folder:
         tracker = PerformanceTracker(pathlib.Path(folder) / "runs.sqlite3")
         for _ in range(repeats):
-            for name, layers in (("unchanged", 10), ("slower", 11)):
+            for name, measured in models.items():
                 runs[name].append(
                     tracker.record_performance(
-                        model(layers), inputs, name, num_iterations=samples, warmup_iterations=3
+                        measured, inputs, name, num_iterations=samples, warmup_iterations=3
                     )
                 )
     return runs

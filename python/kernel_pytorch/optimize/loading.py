@@ -1,6 +1,6 @@
 """Models from local files, with messages that say what is wrong with them.
 
-Nothing is downloaded and no code from a model's folder is run.
+Nothing is downloaded and no code from a model's folder is run, unless a pickle is trusted in words.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from torch import nn
 
 from kernel_pytorch.core.errors import KernelPyTorchError
 
-__all__ = ["EXPORTED", "ModelFileError", "exported_file", "load_model"]
+__all__ = ["EXPORTED", "PICKLED", "ModelFileError", "exported_file", "load_model", "pickled_file"]
 
 EXPORTED = "model.pt2"
 """A folder with a file of this name holds an exported model."""
+PICKLED = "model.pt"
+"""A folder with a file of this name and no config.json holds a pickled model."""
+_PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle")
 _CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
 
@@ -29,12 +32,14 @@ class ModelFileError(KernelPyTorchError, ValueError):
     file and what to do."""
 
 
-def load_model(path: str | Path) -> nn.Module:
+def load_model(path: str | Path, *, trust_pickle: bool = False) -> nn.Module:
     """A model in evaluation mode, from one of:
 
     - a Hugging Face folder: ``config.json`` with ``model.safetensors`` (or its sharded form);
     - a ``.safetensors`` file with ``config.json`` beside it;
-    - a ``.pt2`` file written by ``torch.export.save``.
+    - a ``.pt2`` file written by ``torch.export.save``;
+    - with ``trust_pickle`` alone, for reading a pickle runs whatever code is in it: a file that
+      ``torch.save(model, path)`` wrote.
 
     A folder written by :func:`kernel_pytorch.optimize.saving.save_optimized` is the first of these,
     or holds ``model.pt2``, and loads as the original; ``load_optimized`` there applies its
@@ -48,6 +53,8 @@ def load_model(path: str | Path) -> nn.Module:
         raise ModelFileError(f"{path}: no such file or folder")
     if exported := exported_file(path):
         return _exported(exported)
+    if pickled := pickled_file(path):
+        return _pickled(pickled, trust_pickle)
     if path.suffix == ".safetensors":
         # transformers looks for a fixed name; another name is given as the state dict.
         return _hugging_face(path.parent, [path])
@@ -64,6 +71,30 @@ def exported_file(path: Path) -> Path | None:
     if path.suffix == ".pt2":
         return path
     return path / EXPORTED if (path / EXPORTED).is_file() else None
+
+
+def pickled_file(path: Path) -> Path | None:
+    """The pickle that ``path`` is, or that is in this folder; None without one."""
+    if path.suffix in _PICKLES:
+        return path
+    return path / PICKLED if (path / PICKLED).is_file() and not (path / _CONFIG).exists() else None
+
+
+def _pickled(path: Path, trusted: bool) -> nn.Module:
+    if not trusted:
+        raise ModelFileError(
+            f"{path}: a pickle, which runs any code that is in it when it is read: write the model "
+            "as safetensors with its config.json, or with torch.export.save as .pt2; or, where you "
+            "trust whoever wrote it, pass --trust-pickle (in Python, trust_pickle=True)"
+        )
+    with _explained(path, "not a readable pickle of torch.save"):
+        model = torch.load(path, map_location="cpu", weights_only=False)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelFileError(f"{path}: TorchScript, whose code cannot be replaced")
+    if not isinstance(model, nn.Module):
+        what = "weights alone" if isinstance(model, dict) else type(model).__name__
+        raise ModelFileError(f"{path}: holds {what}; expected a whole torch.nn.Module")
+    return model.eval()
 
 
 @contextlib.contextmanager

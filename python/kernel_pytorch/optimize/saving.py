@@ -26,7 +26,14 @@ from kernel_pytorch.optimize.attention import AttentionSwitch
 from kernel_pytorch.optimize.candidates import survey
 from kernel_pytorch.optimize.fuse import Convention, FusedReplacement
 from kernel_pytorch.optimize.installed import ATTRIBUTE, Installed
-from kernel_pytorch.optimize.loading import EXPORTED, ModelFileError, exported_file, load_model
+from kernel_pytorch.optimize.loading import (
+    EXPORTED,
+    PICKLED,
+    ModelFileError,
+    exported_file,
+    load_model,
+    pickled_file,
+)
 from kernel_pytorch.optimize.policy import policy
 from kernel_pytorch.optimize.replacement import Replacement
 from kernel_pytorch.optimize.results import Report
@@ -36,17 +43,18 @@ __all__ = ["SaveError", "load_optimized", "save_optimized"]
 _FORMAT = 1
 
 
-def load_optimized(folder: str | Path) -> nn.Module:
+def load_optimized(folder: str | Path, *, trust_pickle: bool = False) -> nn.Module:
     """The model of a folder that :func:`save_optimized` wrote, optimized as it was.
 
     Nothing is measured again: the report is that of the machine which optimized it, and
-    ``kernel_pytorch.optimize`` on the model that :func:`load_model` loads measures here.
+    ``kernel_pytorch.optimize`` on the model that :func:`load_model` loads measures here. A model
+    that came from a pickle is in the folder as one, and needs ``trust_pickle``.
 
     Raises:
         ModelFileError: the folder is damaged, or a replacement does not fit the model.
     """
     folder = Path(folder)
-    model = load_model(folder)
+    model = load_model(folder, trust_pickle=trust_pickle)
     file = folder / "kpt.json"
     if not file.is_file():
         raise ModelFileError(f"{folder}: kpt.json is missing: not written by save_optimized")
@@ -97,7 +105,7 @@ def save_optimized(
         model: a model that :func:`kernel_pytorch.optimize` returned.
         folder: must not exist, or be empty.
         source: what the model was loaded from: of a folder, the tokenizer files are copied too; a
-            ``.pt2`` file is copied itself, for it alone holds the model's code.
+            ``.pt2`` file or a pickle is copied itself, for it alone holds the model's code.
 
     Raises:
         ValueError: the model was not optimized.
@@ -112,8 +120,10 @@ def save_optimized(
         raise FileExistsError(f"{folder}: exists already; give a new or empty folder")
     weights = _contiguous(model.state_dict())
     exported = None if source is None else exported_file(Path(source))
+    pickled = None if source is None or exported else pickled_file(Path(source))
+    itself = exported or pickled
     with _written_whole(folder) as partial:
-        _check_space(partial, weights, exported.stat().st_size if exported else 0)
+        _check_space(partial, weights, itself.stat().st_size if itself else 0)
         _write_safetensors(partial / "model.safetensors", weights)
         description = _description(installed)
         (partial / "kpt.json").write_text(json.dumps(description, indent=2) + "\n")
@@ -124,8 +134,8 @@ def save_optimized(
             # The class of the model, so that the same one is made when it is loaded.
             config.architectures = config.architectures or [type(model).__name__]
             config.to_json_file(partial / "config.json")
-        if exported is not None:
-            shutil.copyfile(exported, partial / EXPORTED)
+        if itself is not None:
+            shutil.copyfile(itself, partial / (EXPORTED if exported else PICKLED))
         elif source is not None:
             _copy_companions(Path(source), partial)
     return folder

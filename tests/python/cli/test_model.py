@@ -216,9 +216,9 @@ def test_unreadable_models(kpt, folder, tmp_path, damage, message, command):
 def test_other_unreadable_files(kpt, tmp_path, folder):
     (tmp_path / "m.pt2").write_bytes(b"PK" * 50)
     assert kpt("plan", tmp_path / "m.pt2").exit_code == 3
-    (tmp_path / "m.bin").write_bytes(b"x")
-    assert "not a model: expected" in kpt("plan", tmp_path / "m.bin").stderr
-    result = kpt("plan", folder, "--inputs", tmp_path / "m.bin")
+    (tmp_path / "m.txt").write_bytes(b"x")
+    assert "not a model: expected" in kpt("plan", tmp_path / "m.txt").stderr
+    result = kpt("plan", folder, "--inputs", tmp_path / "m.txt")
     assert result.exit_code == 3 and "cannot be read" in result.stderr
     for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink(missing_ok=True)

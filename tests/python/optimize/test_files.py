@@ -85,9 +85,9 @@ def test_missing_shard_and_missing_tensor(folder):
 def test_other_bad_paths(tmp_path):
     with pytest.raises(ModelFileError, match="no such file"):
         load_model(tmp_path / "nothing")
-    (tmp_path / "m.bin").write_bytes(b"x")
+    (tmp_path / "m.txt").write_bytes(b"x")
     with pytest.raises(ModelFileError, match="not a model: expected a Hugging Face folder"):
-        load_model(tmp_path / "m.bin")
+        load_model(tmp_path / "m.txt")
     (tmp_path / "m.pt2").write_bytes(b"x" * 100)
     with pytest.raises(ModelFileError, match=r"m.pt2: not a readable torch.export file"):
         load_model(tmp_path / "m.pt2")
@@ -144,3 +144,58 @@ def test_nothing_is_left_when_writing_fails(tmp_path, all_win, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             save_optimized(model, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+class _Marked(nn.Module):
+    """A model whose pickle runs code: it leaves a mark."""
+
+    def __init__(self, mark):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.mark = mark
+
+    def __setstate__(self, state):
+        state["mark"].touch()
+        super().__setstate__(state)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def test_a_pickle_is_read_only_when_it_is_trusted(tmp_path):
+    model, mark = _Marked(tmp_path / "mark").train(), tmp_path / "mark"
+    torch.save(model, tmp_path / "m.pt")
+    with pytest.raises(ModelFileError, match=r"m\.pt: a pickle, .* pass --trust-pickle"):
+        load_model(tmp_path / "m.pt")
+    assert not mark.exists()
+    loaded = load_model(tmp_path / "m.pt", trust_pickle=True)
+    assert mark.exists() and not loaded.training
+    x = torch.randn(2, 4)
+    assert torch.equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: torch.save(nn.Linear(2, 2).state_dict(), path), "holds weights alone"),
+        (lambda path: torch.save([1], path), "holds list; expected a whole torch.nn.Module"),
+        (lambda path: path.write_bytes(b"x" * 100), "not a readable pickle of torch.save"),
+    ],
+)
+def test_trusted_pickles_that_hold_no_model(tmp_path, write, message):
+    write(tmp_path / "m.pth")
+    with pytest.raises(ModelFileError, match=message):
+        load_model(tmp_path / "m.pth", trust_pickle=True)
+
+
+def test_an_optimized_pickle_stays_a_pickle(tmp_path):
+    torch.save(nn.Sequential(nn.Linear(64, 64), nn.GELU()), tmp_path / "m.pt")
+    model = load_model(tmp_path / "m.pt", trust_pickle=True)
+    x = torch.randn(8, 64)
+    kernel_pytorch.optimize(model, (x,))
+    save_optimized(model, tmp_path / "out", source=tmp_path / "m.pt")
+    with pytest.raises(ModelFileError, match="trust_pickle=True"):
+        load_optimized(tmp_path / "out")
+    again = load_optimized(tmp_path / "out", trust_pickle=True)
+    with torch.inference_mode():
+        assert torch.equal(again(x), model(x))

@@ -28,7 +28,8 @@ _Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A Hugging Face folder (config.json and model.safetensors), a .safetensors file with "
-        "config.json beside it, or a .pt2 file of torch.export. No code in it is run.",
+        "config.json beside it, or a .pt2 file of torch.export. No code in it is run. A pickle "
+        "(.pt, .pth) only with --trust-pickle.",
         show_default=False,
     ),
 ]
@@ -64,6 +65,13 @@ _Html = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the report as a page here.")
 ]
 
+_Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle", help="Read a pickled model, which runs any code that is in the file."
+    ),
+]
+
 _SIZES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
@@ -75,6 +83,7 @@ def plan(
     inputs: _Inputs = None,
     precision: _Precision = Precision.KEEP,
     max_error: _MaxError = None,
+    trust_pickle: _Trust = False,
     json: Json = None,
     html: _Html = None,
 ) -> None:
@@ -86,7 +95,7 @@ def plan(
     from kernel_pytorch.cli.output import Output
 
     output = Output(json, html=html)
-    loaded, example = _load(output, model, text, tokens, input, inputs)
+    loaded, example = _load(output, model, text, tokens, input, inputs, trust_pickle)
     import kernel_pytorch
 
     with _refusals():
@@ -128,6 +137,7 @@ def optimize(
         str | None,
         typer.Option(metavar="SIZE", help="For packed weights beside the originals, as in 500M."),
     ] = None,
+    trust_pickle: _Trust = False,
     json: Json = None,
     html: _Html = None,
 ) -> None:
@@ -146,7 +156,7 @@ def optimize(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise CliError(f"--output {to}: exists; name a new or empty folder", Exit.CANNOT_WRITE)
     with _terminable():
-        loaded, example = _load(output, model, text, tokens, input, inputs)
+        loaded, example = _load(output, model, text, tokens, input, inputs, trust_pickle)
         import kernel_pytorch
         from kernel_pytorch.optimize.saving import save_optimized
 
@@ -191,6 +201,7 @@ def _load(
     tokens: int | None,
     descriptions: list[str] | None,
     file: Path | None,
+    trust_pickle: bool,
 ) -> tuple[nn.Module, Any]:
     """The model and its example inputs, on which it was run once."""
     from kernel_pytorch.cli.output import Progress
@@ -204,7 +215,7 @@ def _load(
         from kernel_pytorch.optimize.capture import Inputs
         from kernel_pytorch.optimize.loading import exported_file, load_model
 
-        model = load_model(path)
+        model = load_model(path, trust_pickle=trust_pickle)
         if texts:
             example: Any = inputs.from_text(
                 path if path.is_dir() else path.parent, texts, tokens, model

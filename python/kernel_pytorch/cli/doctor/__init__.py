@@ -3,3 +3,15 @@
 No check starts a GPU, and none needs PyTorch to be installed: what cannot be found out without it
 is left out, and that it is missing is a finding.
 """
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """``kpt-doctor``, as earlier versions called ``kpt doctor``: runs it with the process's
+    arguments; returns the exit code."""
+    from kernel_pytorch.cli import former
+
+    return former.run("doctor")

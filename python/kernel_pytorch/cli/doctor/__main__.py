@@ -1,0 +1,7 @@
+"""``python -m kernel_pytorch.cli.doctor``."""
+
+import sys
+
+from kernel_pytorch.cli.doctor import main
+
+sys.exit(main())
