@@ -19,7 +19,7 @@ from kernel_pytorch.bench import tables
 from kernel_pytorch.bench.record import Record
 from kernel_pytorch.ops import SPECS
 from kernel_pytorch.ops.spec import OpSpec
-from tools.docs import gpu_page
+from tools.docs import backends_page, gpu_page
 
 __all__ = ["BEGIN", "END", "pages", "with_table"]
 
@@ -76,6 +76,7 @@ def pages(root: pathlib.Path) -> dict[str, str]:
     specs = sorted(SPECS.values(), key=lambda s: (s.family, s.name))
     made = {f"docs/ops/{spec.name}.md": _op_page(spec) for spec in specs}
     made["docs/ops/README.md"] = _op_index(specs)
+    made["docs/backends.md"] = backends_page.page()
     made["docs/numerics.md"] = _numerics(specs)
     made["docs/speed.md"] = _speed(root)
     made["docs/command_line.md"] = _command_line()

@@ -62,8 +62,8 @@ class Tool:
 
 NVCC = Tool(
     name="nvcc",
-    install="https://developer.nvidia.com/cuda-downloads, or "
-    "pip install nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt nvidia-cuda-runtime nvidia-cuda-cccl",
+    install="pip install nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt nvidia-cuda-runtime "
+    "nvidia-cuda-cccl, or NVIDIA's CUDA Toolkit",
     folders=("$CUDA_HOME", "$CUDA_PATH", "/usr/local/cuda"),
     suffix=".cu",
     arguments=lambda source, out, arch, flags: [
@@ -78,7 +78,7 @@ NVCC = Tool(
 )
 HIPCC = Tool(
     name="hipcc",
-    install="apt-get install hipcc, or ROCm: https://rocm.docs.amd.com/projects/install-on-linux",
+    install="apt-get install hipcc, or AMD's ROCm",
     folders=("$ROCM_HOME", "$ROCM_PATH", "$HIP_PATH", "/opt/rocm"),
     suffix=".hip",
     arguments=lambda source, out, arch, flags: [

@@ -7,7 +7,21 @@ import pytest
 from kernel_pytorch.demos.walkthrough import Curve, Walkthrough
 
 
-@pytest.mark.parametrize("name", ["flex_attention", "fp8", "fp8_training"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "amd",
+        "auto_optimization",
+        "custom_kernels",
+        "flex_attention",
+        "fp8",
+        "fp8_training",
+        "intel",
+        "nvidia_integration",
+        "tpu",
+        "unified_backends",
+    ],
+)
 def test_quick(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = importlib.import_module(f"kernel_pytorch.demos.{name}").run(quick=True)

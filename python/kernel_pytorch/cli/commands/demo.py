@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,19 @@ if TYPE_CHECKING:
     from kernel_pytorch.demos.decoder_result import DecoderResult
     from kernel_pytorch.demos.result import DemoResult
 
-__all__ = ["demo"]
+__all__ = ["Part", "demo"]
+
+
+class Part(enum.Enum):
+    """What can be walked through."""
+
+    AUTO_OPTIMIZATION = "auto-optimization"
+    CUSTOM_KERNELS = "custom-kernels"
+    UNIFIED_BACKENDS = "unified-backends"
+    NVIDIA_INTEGRATION = "nvidia-integration"
+    AMD = "amd"
+    TPU = "tpu"
+    INTEL = "intel"
 
 
 def demo(
@@ -54,6 +67,9 @@ def demo(
         bool,
         typer.Option("--fp8-training", help="Instead: training in FP8; --html plots the curves."),
     ] = False,
+    part: Annotated[
+        Part | None, typer.Option(help="Instead: a walk through one part of the library.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Small sizes, for the walks through one part.")
     ] = False,
@@ -79,7 +95,9 @@ def demo(
         "fp8_training": fp8_training,
         "nvidia_config": nvidia_config,
     }
-    asked = [name for name, value in wanted.items() if value]
+    asked = {name: f"--{name.replace('_', '-')}" for name, value in wanted.items() if value}
+    if part is not None:
+        asked[part.value.replace("-", "_")] = f"--part {part.value}"
     if asked:
         _walk(asked, quick, output, html)
     with Progress(output, "importing PyTorch"):
@@ -114,18 +132,17 @@ def demo(
     raise typer.Exit(int(Exit.FINDING if result.exit_code else Exit.OK))
 
 
-def _walk(asked: list[str], quick: bool, output: Any, html: Path | None) -> None:
+def _walk(asked: dict[str, str], quick: bool, output: Any, html: Path | None) -> None:
     """Runs the walk through one part of the library, and exits."""
     import importlib
 
     from kernel_pytorch.cli.output import Progress
 
-    options = [f"--{name.replace('_', '-')}" for name in asked]
     if len(asked) > 1:
-        raise CliError(f"{' and '.join(options)}: one at a time", Exit.USAGE)
+        raise CliError(f"{' and '.join(asked.values())}: one at a time", Exit.USAGE)
     with Progress(output, "importing PyTorch"):
         try:
-            module = importlib.import_module(f"kernel_pytorch.demos.{asked[0]}")
+            module = importlib.import_module(f"kernel_pytorch.demos.{next(iter(asked))}")
         except ModuleNotFoundError as error:
             if error.name == "torch":
                 raise
