@@ -21,6 +21,7 @@ __all__ = ["Rules", "attention", "check_shapes", "full_mask"]
 
 _FULL = Pattern()
 _KEPT_MASKS = 8
+_FEW_QUERIES, _MANY_KEYS = 8, 64
 _SMALL_SCORES = 1 << 22
 """On a CPU, so many scores are sooner computed than FlexAttention is compiled."""
 
@@ -150,11 +151,38 @@ def _native(
         mask = seen & mask if mask.dtype == torch.bool else mask.where(seen, float("-inf"))
     elif seen is not None:
         mask = seen
-    options = rules.pattern.to(q.device).options(sizes[0], sizes[2], sizes[3])
-    out: torch.Tensor = torch.ops.kpt.attention_forward.default(
-        q, k, v, mask=mask, scale=scale, **options
-    )[0]
+    pattern = rules.pattern.to(q.device)
+    out: torch.Tensor
+    if mask is None and _is_decoding(q, k, v, pattern):
+        lengths = torch.full((sizes[0],), sizes[3], dtype=torch.int32, device=q.device)
+        out = torch.ops.kpt.attention_decode.default(
+            q,
+            k,
+            v,
+            lengths,
+            scale=scale,
+            window_left=pattern.window_left,
+            softcap=pattern.softcap,
+            alibi_slopes=pattern.alibi_slopes,
+        )
+        return out
+    options = pattern.options(sizes[0], sizes[2], sizes[3])
+    out = torch.ops.kpt.attention_forward.default(q, k, v, mask=mask, scale=scale, **options)[0]
     return out
+
+
+def _is_decoding(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pattern: Pattern) -> bool:
+    """Whether a few new tokens look back at many: ``attention_decode`` is for that (it has no
+    gradient)."""
+    rows, keys = q.shape[2], k.shape[2]
+    if not (0 < rows <= _FEW_QUERIES and keys >= _MANY_KEYS and q.device.type == "cpu"):
+        return False
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return False
+    if pattern.documents is not None or pattern.prefix_len or pattern.window_right >= 0:
+        return False
+    # That operator's queries see nothing behind themselves; behind the last one there is nothing.
+    return pattern.is_causal or rows == 1
 
 
 def _by_formula(

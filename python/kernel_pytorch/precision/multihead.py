@@ -70,8 +70,10 @@ class ConvertedMultiheadAttention(nn.Module):
             scores = scores if mask is None else scores + mask
             weights = F.dropout(torch.softmax(scores, -1), rate, rate > 0)
             out = weights @ v
-        else:
+        elif rate:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)
+        else:
+            out = torch.ops.kpt.attention_forward.default(q, k, v, mask=mask)[0]
         out = self.out_proj(out.transpose(1, 2).flatten(2))
         if not batched:
             out, weights = out[0], None if weights is None else weights[0]

@@ -317,3 +317,17 @@ def test_what_does_not_compile_is_evaluated_and_says_why(monkeypatch):
     assert "it cannot be compiled: no compiler here" in calls.calls[-1].reason
     exact = definition(q, k, v, lambda s, i, j: s * 2)
     assert (out - exact).norm() < 2e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("name", ["causal", "causal window", "alibi", "soft cap"])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_few_tokens_after_many(name, rows):
+    pattern, change = CASES[name]
+    q, k, v = (t.detach() for t in heads(rows, 150, kv_heads=2))
+    with kernel_pytorch.explain() as calls:
+        out = attention(q, k, v, pattern=pattern)
+    decodes = rows == 1 or pattern.is_causal
+    op = "attention_decode" if decodes else "attention_forward"
+    assert [c.op for c in calls] == [op] and not calls.fallbacks
+    exact = definition(q, k, v, change)
+    assert (out - exact).norm() < 2e-6 * exact.norm()
