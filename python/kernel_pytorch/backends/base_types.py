@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 
-@dataclass(kw_only=False)
+@dataclass
 class DeviceInfo:
     """One device, as its driver describes it."""
 

@@ -61,11 +61,11 @@ class CompileCache:
         """The binary of ``key``, which counts as used. A damaged one is removed, with a warning."""
         path = self.folder / (key + _SUFFIX)
         try:
+            self._check_owner()
             content = path.read_bytes()
         except FileNotFoundError:
             self._misses += 1
             return None
-        self._check_owner()
         digest, binary = content[:_DIGEST], content[_DIGEST:]
         if hashlib.sha256(binary).digest() != digest:
             warnings.warn(f"{path} is damaged: removed, and made anew", UserWarning, stacklevel=2)

@@ -106,9 +106,29 @@ def _place(work: Work) -> Outcome:
         return NOTHING
     if len(before) == 1:
         (origin,) = before
-        work.undo.append(lambda: work.model.to(origin))
-    work.model.to(work.device)
+        work.undo.append(lambda: _move(work.model, origin, work.optimizer))
+    _move(work.model, work.device, work.optimizer)
     return DONE
+
+
+def _move(model: nn.Module, device: torch.device, optimizer: torch.optim.Optimizer | None) -> None:
+    """``model.to(device)``, after which tied parameters still are one, and ``optimizer`` holds the
+    model's parameters: between some devices (a TPU's) torch makes new ones."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    model.to(device)
+    new: dict[nn.Parameter, nn.Parameter] = {}
+    for name, old in named.items():
+        owner, _, attribute = name.rpartition(".")
+        module = model.get_submodule(owner)
+        moved = module._parameters[attribute]
+        assert moved is not None
+        module._parameters[attribute] = new.setdefault(old, moved)
+    if optimizer is None:
+        return
+    for group in optimizer.param_groups:
+        group["params"] = [new.get(p, p) for p in group["params"]]
+    for old in [p for p in optimizer.state if new.get(p, p) is not p]:
+        optimizer.state[new[old]] = optimizer.state.pop(old)
 
 
 def _freeze(work: Work) -> Outcome:

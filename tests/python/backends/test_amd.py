@@ -15,7 +15,7 @@ from kernel_pytorch.backends.amd import (
 )
 from kernel_pytorch.backends.amd.amd_optimizer import OptimizationResult
 from kernel_pytorch.backends.base_types import OptimizationResult as TheOne
-from kernel_pytorch.core.config import AMDArchitecture, AMDConfig
+from kernel_pytorch.core.config import AMDArchitecture, AMDConfig, KernelPyTorchConfig
 
 _NODE = "sys/class/kfd/kfd/topology/nodes/1"
 
@@ -61,6 +61,11 @@ def test_with_a_gpu(mi300):
     (device,) = backend.get_all_amd_devices()
     assert device.architecture is AMDArchitecture.CDNA3 and device.matrix_cores_available
     assert not NVIDIABackend().is_available and detect_best_backend().value == "amd"
+
+
+def test_a_whole_configuration_will_do(bare):
+    config = KernelPyTorchConfig()
+    assert AMDBackend(config).config is config.hardware.amd is AMDOptimizer(config).config
 
 
 def test_optimizer_in_its_older_form(bare):

@@ -109,6 +109,25 @@ def test_placement_on_a_device():
     assert strategies.DEVICE.apply(work) is strategies.NOTHING
 
 
+def test_placement_keeps_ties_and_the_optimizer():
+    """Between some devices torch makes new parameters: none of them may be lost or doubled."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+            self.head.weight = self.embed.weight
+
+    model = Tied()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer.state[model.embed.weight]["momentum_buffer"] = torch.zeros(5, 3)
+    work = Work(model=model, device=torch.device("meta"), optimizer=optimizer)
+    assert strategies.DEVICE.apply(work) == strategies.DONE
+    assert model.embed.weight is model.head.weight and model.embed.weight.is_meta
+    assert optimizer.param_groups[0]["params"] == [model.embed.weight]
+    assert list(optimizer.state) == [model.embed.weight]
+
+
 def test_process_wide_switches_are_put_back():
     model = nn.Sequential(nn.Conv2d(1, 1, 1))
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import kernel_pytorch
+from kernel_pytorch.backends import plugins
 from kernel_pytorch.core import kernel_registry
 from kernel_pytorch.core.config import NVIDIAArchitecture, PrecisionFormat
 from kernel_pytorch.core.hardware_detector import Probe, using_probe
@@ -377,6 +378,18 @@ def test_an_unregistered_kernel_is_out_of_the_operator(filled):
     with kernel_pytorch.explain() as calls:
         torch.ops.kpt.rms_norm(torch.randn(2, 8))
     assert calls.calls[0].variant.startswith("rows_")
+
+
+def test_a_device_type_without_kernels_of_ours_gets_a_launcher():
+    """What it does not override runs the reference, and says so."""
+    backend = plugins._backend("xpu", "act")
+    assert plugins._backend("xpu", "act") is backend
+    with pytest.raises(NotImplementedError, match="no native kernel for device type xpu"):
+        backend.find("act")(None)
+    backend.override("act", lambda *values: "mine")
+    assert backend.find("act")() == "mine" and backend.overrides("act")
+    backend.override("act", None)
+    assert not backend.overrides("act")
 
 
 # Entry points.

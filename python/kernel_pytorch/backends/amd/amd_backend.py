@@ -11,7 +11,7 @@ from kernel_pytorch.backends.accelerator import AcceleratorBackend
 from kernel_pytorch.backends.amd.levels import AMDLevels
 from kernel_pytorch.backends.amd.memory_manager import AMDMemoryManager
 from kernel_pytorch.backends.base_types import DeviceInfo
-from kernel_pytorch.core.config import AMDConfig
+from kernel_pytorch.core.config import AMDConfig, KernelPyTorchConfig
 from kernel_pytorch.core.enums import AMDArchitecture
 from kernel_pytorch.core.hardware_detector import HardwareType
 
@@ -41,7 +41,9 @@ class AMDBackend(AcceleratorBackend):
     HARDWARE = HardwareType.AMD_GPU
     TITLE = "AMD GPU"
 
-    def __init__(self, config: AMDConfig | None = None) -> None:
+    def __init__(self, config: AMDConfig | KernelPyTorchConfig | None = None) -> None:
+        if isinstance(config, KernelPyTorchConfig):
+            config = config.hardware.amd
         self.config: AMDConfig = AMDConfig() if config is None else config
         super().__init__(self.config, self.config.device_id)
 

@@ -9,7 +9,7 @@ from torch import nn
 from kernel_pytorch.backends.amd.amd_exceptions import AMDOptimizationError
 from kernel_pytorch.backends.amd.levels import AMDLevels
 from kernel_pytorch.backends.base_types import OptimizationLevel, OptimizationResult
-from kernel_pytorch.core.config import AMDConfig
+from kernel_pytorch.core.config import AMDConfig, KernelPyTorchConfig
 
 __all__ = ["AMDOptimizer", "OptimizationResult"]
 
@@ -17,7 +17,9 @@ __all__ = ["AMDOptimizer", "OptimizationResult"]
 class AMDOptimizer:
     """:class:`~kernel_pytorch.backends.amd.levels.AMDLevels` with a configuration of AMD's part."""
 
-    def __init__(self, config: AMDConfig | None = None) -> None:
+    def __init__(self, config: AMDConfig | KernelPyTorchConfig | None = None) -> None:
+        if isinstance(config, KernelPyTorchConfig):
+            config = config.hardware.amd
         self.config = AMDConfig() if config is None else config
         self.levels = AMDLevels(self.config)
         self.last_result: OptimizationResult | None = None
