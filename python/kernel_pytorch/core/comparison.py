@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kernel_pytorch.core.html import document, table
-from kernel_pytorch.core.performance_store import PerformanceMetrics
+from kernel_pytorch.core.performance_store import PerformanceMetrics, is_paired
 from kernel_pytorch.core.regression import (
     BUSY,
     Change,
@@ -44,6 +44,11 @@ class Measured:
     reference_name: str = ""
     busy: float | None = None
     machine: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the machine was too busy for this to say anything."""
+        return (self.busy or 0.0) > BUSY and not is_paired(self.reference_name)
 
     @staticmethod
     def of(run: PerformanceMetrics) -> Measured:
@@ -200,7 +205,7 @@ def compare(
 
 def _pair(before: Sequence[Measured], after: Measured) -> Pair:
     # Undisturbed repeats say more; without one there is nothing to hold against.
-    steady = [b for b in before if (b.busy or 0.0) <= BUSY]
+    steady = [b for b in before if not b.disturbed]
     baselines = steady or list(before)
     relative = all(
         b.relative is not None and b.reference_name == after.reference_name for b in baselines
@@ -208,14 +213,14 @@ def _pair(before: Sequence[Measured], after: Measured) -> Pair:
     relative = relative and after.relative is not None
     here = all(b.machine == after.machine for b in baselines)
     views: list[tuple[list[Interval], Interval]] = []
-    if here:
+    if here and not (relative and is_paired(after.reference_name)):
         views.append(([b.seconds for b in baselines], after.seconds))
     if relative:
         views.append(
             ([b.relative for b in baselines if b.relative], after.relative or after.seconds)
         )
     reason = ""
-    if not steady or (after.busy or 0.0) > BUSY:
+    if not steady or after.disturbed:
         reason = "other processes used the machine"
     elif not views:
         reason = "another machine, and no common reference"

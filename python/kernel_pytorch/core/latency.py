@@ -54,9 +54,15 @@ def call_of(model: nn.Module, sample_inputs: Any) -> Callable[[], Any]:
 
 
 def measure_latency(
-    call: Callable[[], Any], device: torch.device, *, samples: int = 100, warmup: int = 10
+    call: Callable[[], Any],
+    device: torch.device,
+    *,
+    samples: int = 100,
+    warmup: int = 10,
+    against: Callable[[], Any] | None = None,
 ) -> Latency:
-    """Times ``call``, which leaves its work on ``device``.
+    """Times ``call``, which leaves its work on ``device``, in turn with the reference: ``against``
+    where it is given, else :data:`REFERENCE`.
 
     Raises ValueError for fewer than one sample or a negative warm-up.
     """
@@ -68,11 +74,17 @@ def measure_latency(
     factor = torch.randn(_SIZE, _SIZE, device=device)
     product = torch.empty_like(factor)
 
-    def unit() -> None:
+    def fixed() -> None:
         torch.mm(factor, factor, out=product)
 
+    unit: Callable[[], Any] = fixed
+
+    if against is not None:
+        unit = against
     for _ in range(warmup):
         call()
+        if against is not None:
+            against()
     once = _seconds(call, 1, synchronize)
     _seconds(unit, 3, synchronize)
     unit_once = min(_seconds(unit, 1, synchronize) for _ in range(3))

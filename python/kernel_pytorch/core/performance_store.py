@@ -24,7 +24,17 @@ from typing import Any
 
 from kernel_pytorch.core.errors import KernelPyTorchError
 
-__all__ = ["PerformanceMetrics", "PerformanceStore", "StoreError", "default_path"]
+__all__ = [
+    "PAIRED",
+    "PerformanceMetrics",
+    "PerformanceStore",
+    "StoreError",
+    "default_path",
+    "is_paired",
+]
+
+PAIRED = "model "
+"""What the names of references begin with that are models."""
 
 SCHEMA_VERSION = 1
 _APPLICATION = 0x4B505430  # "KPT0": the file says whose it is
@@ -49,6 +59,11 @@ CREATE INDEX runs_by_subject ON runs (subject, id);
 
 class StoreError(KernelPyTorchError, OSError):
     """The store cannot be read or written; the message says which file, why, and what to do."""
+
+
+def is_paired(reference_name: str) -> bool:
+    """Whether a reference of this name is a model."""
+    return reference_name.startswith(PAIRED)
 
 
 def default_path() -> Path:
@@ -90,6 +105,12 @@ class PerformanceMetrics:
     commit: str = ""
     run_id: int = 0
     """Number in the store; 0: not stored."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether the reference was another model, of the same kind of work: then the ratio says
+        all, however busy the machine was."""
+        return is_paired(self.reference_name)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data."""

@@ -27,7 +27,12 @@ from kernel_pytorch.core import provenance
 from kernel_pytorch.core.html import Point, document, history, table
 from kernel_pytorch.core.latency import REFERENCE, Latency, call_of, measure_latency
 from kernel_pytorch.core.memory_use import peak_bytes, weight_bytes
-from kernel_pytorch.core.performance_store import PerformanceMetrics, PerformanceStore, StoreError
+from kernel_pytorch.core.performance_store import (
+    PAIRED,
+    PerformanceMetrics,
+    PerformanceStore,
+    StoreError,
+)
 from kernel_pytorch.core.regression import (
     MetricType,
     RegressionResult,
@@ -118,10 +123,15 @@ class PerformanceTracker:
 
     @staticmethod
     def _measure(
-        model: nn.Module, sample_inputs: Any, iterations: int, warmup: int
+        model: nn.Module,
+        sample_inputs: Any,
+        iterations: int,
+        warmup: int,
+        against: nn.Module | None = None,
     ) -> tuple[Latency, float]:
         call, device = call_of(model, sample_inputs), _device(model, sample_inputs)
-        latency = measure_latency(call, device, samples=iterations, warmup=warmup)
+        other = None if against is None else call_of(against, sample_inputs)
+        latency = measure_latency(call, device, samples=iterations, warmup=warmup, against=other)
         return latency, (weight_bytes(model) + peak_bytes(call, device)) / _MIB
 
     def record_performance(
@@ -136,11 +146,19 @@ class PerformanceTracker:
         *,
         num_iterations: int = 100,
         warmup_iterations: int = 10,
+        against: nn.Module | None = None,
     ) -> PerformanceMetrics:
-        """Measures a model as :meth:`benchmark_model` does, and stores the run."""
+        """Measures a model as :meth:`benchmark_model` does, and stores the run.
+
+        ``against``: a model to measure in turn with it, as the one that is deployed. Runs that were
+        measured against the same model are compared by how they stand to that: the surest way, and
+        the only one on a machine that is busy with other things.
+        """
         device = _device(model, sample_inputs)
         business = provenance.Business()
-        latency, memory = self._measure(model, sample_inputs, num_iterations, warmup_iterations)
+        latency, memory = self._measure(
+            model, sample_inputs, num_iterations, warmup_iterations, against
+        )
         seconds = median(latency.seconds)
         run = PerformanceMetrics(
             model_name=model_name,
@@ -157,7 +175,7 @@ class PerformanceTracker:
             additional_metrics=dict(additional_metrics or {}),
             samples=latency.seconds,
             reference=latency.reference,
-            reference_name=REFERENCE,
+            reference_name=REFERENCE if against is None else PAIRED + model_fingerprint(against),
             busy=business.share(),
             machine=provenance.machine(device),
             versions=provenance.versions(),

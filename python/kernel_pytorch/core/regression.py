@@ -4,7 +4,8 @@ A run's latency is the interval of the median of its samples, in seconds and, wh
 held against a reference of the same minute, as their ratio. It is slower than its baseline when the
 whole interval lies beyond the baseline's *in both views*: a machine that slows down changes the
 seconds and not the ratio, and a reference that was disturbed alone changes the ratio and not the
-seconds. Several runs of the unchanged baseline count with all that they cover.
+seconds. Where the reference was another model, in turn with which the run was measured, the ratio
+alone decides. Several runs of the unchanged baseline count with all that they cover.
 """
 
 from __future__ import annotations
@@ -100,8 +101,11 @@ class Change(NamedTuple):
 
 def too_busy(*runs: PerformanceMetrics) -> bool:
     """Whether other processes used so much of the machine during one of the runs that their samples
-    say nothing. Runs of which one has no samples are taken as they are."""
-    return all(r.samples for r in runs) and any((r.busy or 0.0) > BUSY for r in runs)
+    say nothing. Runs of which one has no samples are taken as they are, and so are runs that were
+    measured in turn with a model."""
+    if not all(r.samples for r in runs) or all(r.paired for r in runs):
+        return False
+    return any((r.busy or 0.0) > BUSY for r in runs)
 
 
 def latency_change(baselines: Sequence[PerformanceMetrics], current: PerformanceMetrics) -> Change:
@@ -115,7 +119,8 @@ def latency_change(baselines: Sequence[PerformanceMetrics], current: Performance
         return _point(middle, current.latency_ms)
     views = [([_seconds(b) for b in baselines], _seconds(current))]
     if all(r.reference and r.reference_name == current.reference_name for r in runs):
-        views.append(([_ratio(b) for b in baselines], _ratio(current)))
+        relative = ([_ratio(b) for b in baselines], _ratio(current))
+        views = [relative] if current.paired else [*views, relative]
     return change_between(views)
 
 

@@ -209,6 +209,18 @@ def test_a_busy_machine_is_not_judged(tracker):
         assert latency_results(tracker, busy, base) == []
 
 
+def test_runs_in_turn_with_a_model_are_judged_on_a_busy_machine(tracker):
+    model, deployed = mlp(), mlp()
+    runs = [record(tracker, model, against=deployed) for _ in range(2)]
+    assert {r.reference_name for r in runs} == {f"model {model_fingerprint(deployed)}"}
+    base = dataclasses.replace(with_samples(runs[0], _noise(1e-3, 0.01)), busy=0.9)
+    # The machine became faster, and the model slower than the deployed one.
+    slower = with_samples(runs[1], _noise(1e-3, 0.01), [5e-4] * 40)
+    assert latency_results(tracker, slower, base) == [RegressionSeverity.SEVERE]
+    same = with_samples(runs[1], _noise(2e-3, 0.01), [2e-3] * 40)
+    assert latency_results(tracker, same, base) == []
+
+
 def test_repeats_of_the_baseline_say_how_much_runs_differ(tracker, monkeypatch):
     model = mlp()
     run = dataclasses.replace(record(tracker, model), commit="abc")
