@@ -12,9 +12,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from kernel_pytorch.core.html import bars, document, table
 from kernel_pytorch.demos.result import Promise, Variant, promised_table
 from kernel_pytorch.optimize import Report
-from kernel_pytorch.optimize.html import bars, document, page_body, table
+from kernel_pytorch.optimize.html import page_body
 from kernel_pytorch.optimize.measure import median_interval
 from kernel_pytorch.optimize.table import milliseconds
 

@@ -18,6 +18,7 @@ from kernel_pytorch.demos.walkthrough import Curve, Walkthrough
         "fp8_training",
         "intel",
         "nvidia_integration",
+        "production",
         "tpu",
         "unified_backends",
     ],

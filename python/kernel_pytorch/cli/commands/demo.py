@@ -29,6 +29,7 @@ class Part(enum.Enum):
     AMD = "amd"
     TPU = "tpu"
     INTEL = "intel"
+    PRODUCTION = "production"
 
 
 def demo(
