@@ -35,6 +35,7 @@ class NativeFP8Linear(nn.Module):
     ``weight_scale`` ``[N]`` and ``activation_scale`` ``[]`` (float32) multiply the codes back.
     """
 
+    bias: nn.Parameter | None
     weight_scale: torch.Tensor
     weight_amax: torch.Tensor
     activation_scale: torch.Tensor
