@@ -14,7 +14,7 @@ from kernel_pytorch.backends.amd import (
     ROCmCompiler,
 )
 from kernel_pytorch.backends.amd.amd_exceptions import AMDOptimizationError, ROCmMemoryError
-from kernel_pytorch.core.config import AMDConfig
+from kernel_pytorch.core.config import AMDArchitecture, AMDConfig
 from kernel_pytorch.demos.backend_parts import levels, network, raises, through
 from kernel_pytorch.demos.walkthrough import Walkthrough
 
@@ -30,7 +30,7 @@ def run(*, quick: bool = False, say: Callable[[str], None] = lambda _: None) -> 
     """Run the walk; ``quick`` takes a small model."""
     shown = Walkthrough(title="AMD backend", say=say)
     say("the backend")
-    backend = AMDBackend(AMDConfig(architecture="cdna3"))
+    backend = AMDBackend(AMDConfig(architecture=AMDArchitecture.CDNA3))
     with backend:
         through(shown, backend, 32 if quick else 512)
     levels(shown, backend.optimizer)
@@ -68,7 +68,7 @@ def run(*, quick: bool = False, say: Callable[[str], None] = lambda _: None) -> 
 
 def _compile(shown: Walkthrough) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        config = AMDConfig(architecture="cdna3", hip_compiler_cache_dir=folder)
+        config = AMDConfig(architecture=AMDArchitecture.CDNA3, hip_compiler_cache_dir=folder)
         compiler = ROCmCompiler(config)
         try:
             first = compiler.compile_kernel(_KERNEL, "twice")

@@ -67,10 +67,8 @@ def run(*, quick: bool = False, say: Callable[[str], None] = lambda _: None) -> 
         if kernels:
             shown.at_least(f"{level}: calls of native kernels", len(calls.calls), 1)
         with torch.no_grad():
-            times = rounds(
-                {"original": lambda: original(x), "optimised": lambda m=model: m(x.to(device))},
-                0.1 if quick else 2.0,
-            )
+            calls_of = {"original": _call(original, x), "optimised": _call(model, x.to(device))}
+            times = rounds(calls_of, 0.1 if quick else 2.0)
         before, after = (sorted(t)[len(t) // 2] for t in times.values())
         rows.append(
             (
@@ -100,6 +98,10 @@ def run(*, quick: bool = False, say: Callable[[str], None] = lambda _: None) -> 
         lambda: manager.auto_optimize(original, optimization_level="turbo"),
     )
     return shown.finished()
+
+
+def _call(model: nn.Module, x: torch.Tensor) -> Callable[[], object]:
+    return lambda: model(x)
 
 
 def _train(model: nn.Module, x: torch.Tensor) -> list[float]:

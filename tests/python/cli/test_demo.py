@@ -103,3 +103,12 @@ def test_nvidia_config(kpt):
     assert done.exit_code == 0 == data["exit_code"] and len(data["tables"]) == 6
     assert "this machine" in kpt("demo", "--nvidia-config").stdout
     assert kpt("demo", "--nvidia-config", "--flex-attention").exit_code == 2
+
+
+def test_parts(kpt):
+    done = kpt("demo", "--part", "intel", "--quick", "--json")
+    data = json.loads(done.stdout)
+    assert done.exit_code == 0 == data["exit_code"] and data["title"] == "Intel backend"
+    two = kpt("demo", "--part", "intel", "--flex-attention")
+    assert two.exit_code == 2 and "--part intel: one at a time" in two.stderr
+    assert kpt("demo", "--part", "abacus").exit_code == 2

@@ -30,7 +30,7 @@ _FLAGS = {
     OptimizationLevel.O0: ("-O0", "-g"),
     OptimizationLevel.O1: ("-O2",),
     OptimizationLevel.O2: ("-O3",),
-    OptimizationLevel.O3: ("-O3", "-ffast-math"),
+    OptimizationLevel.O3: ("-O3",),
 }
 
 
