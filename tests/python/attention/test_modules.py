@@ -250,11 +250,13 @@ def test_fused_ffn():
 
 
 def test_old_import_paths():
+    from kernel_pytorch.attention import compatibility
     from kernel_pytorch.attention.core.config import AttentionModuleConfig
     from kernel_pytorch.attention.core.registry import get_attention_registry
     from kernel_pytorch.attention.implementations.flex_attention import FlexAttentionLayer
     from kernel_pytorch.hardware.gpu.custom_kernels import FlashAttentionV3
 
+    assert compatibility.FlashAttention3 is kpt.FlashAttention3
     assert AttentionModuleConfig is AttentionConfig
     assert get_attention_registry()["flex_attention"] is FlexAttentionLayer
     assert FlashAttentionV3 is kpt.FlashAttentionV3
