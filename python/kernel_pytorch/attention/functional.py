@@ -50,6 +50,11 @@ class Rules:
         self.refused = ""
         """Why FlexAttention could not compile these rules; "" where it was not tried or could."""
 
+    def pattern_on(self, device: torch.device) -> Pattern:
+        """The pattern with its tensors on ``device``, where they then stay."""
+        self.pattern = self.pattern.to(device)
+        return self.pattern
+
     def remember(self, key: Any, make: Any) -> Any:
         """The mask under ``key``, made once."""
         if key not in self.masks:
@@ -151,7 +156,7 @@ def _native(
         mask = seen & mask if mask.dtype == torch.bool else mask.where(seen, float("-inf"))
     elif seen is not None:
         mask = seen
-    pattern = rules.pattern.to(q.device)
+    pattern = rules.pattern_on(q.device)
     out: torch.Tensor
     if mask is None and _is_decoding(q, k, v, pattern):
         lengths = torch.full((sizes[0],), sizes[3], dtype=torch.int32, device=q.device)
@@ -195,7 +200,7 @@ def _by_formula(
     dropout: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     sizes = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-    pattern = rules.pattern.to(q.device)
+    pattern = rules.pattern_on(q.device)
     terms = [rules.user_mask(sizes, q.device)]
     if pattern.masks and 0 not in sizes:
         terms.append(dense_mask(pattern.mask, sizes, q.device))
@@ -243,24 +248,10 @@ def _why_not_compiled(
         return "a mask for this call is given"
     if q.device.type == "cpu" and q.shape[:3].numel() * k.shape[2] <= _SMALL_SCORES:
         return "the scores are few"
-    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
-    if q.device.type == "cpu" and (needs_grad or _reads_parameters(rules.score_mod)):
+    if q.device.type == "cpu" and torch.is_grad_enabled():
+        # Also where q, k and v need none: the function may read something that does.
         return "FlexAttention has no gradient on the CPU"
     return ""
-
-
-def _reads_parameters(function: Any) -> bool:
-    """Whether a function's closure holds a tensor that needs a gradient (or may: a module)."""
-    if not torch.is_grad_enabled():
-        return False
-    cells = getattr(function, "__closure__", None) or ()
-    held = [cell.cell_contents for cell in cells]
-    held.append(getattr(function, "__self__", None))
-    return any(
-        (isinstance(value, torch.Tensor) and value.requires_grad)
-        or isinstance(value, torch.nn.Module)
-        for value in held
-    )
 
 
 @functools.cache
@@ -277,7 +268,7 @@ def _compiled(
 
     rows, keys = q.shape[2], k.shape[2]
     offset = keys - rows
-    pattern = rules.pattern.to(q.device)
+    pattern = rules.pattern_on(q.device)
     score_mod, mask_mod = rules.score_mod, rules.mask_mod
 
     def scores(score: Any, b: Any, h: Any, q_idx: Any, kv_idx: Any) -> Any:

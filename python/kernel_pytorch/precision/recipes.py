@@ -68,6 +68,7 @@ class FP8Config:
 
     ``initial_scale``, ``growth_factor``, ``backoff_factor`` and ``scaling_interval`` are
     :class:`FP8LossScaler`'s: no recipe needs its loss scaled, since every FP8 tensor has its own.
+    Gradients are checked at every step, whatever ``overflow_check_interval`` says.
     ``fp8_dpa``, ``fp8_mha`` and ``use_te_linear`` are for Transformer Engine where it is installed.
 
     Raises ArgumentError (a ValueError, and an AssertionError) for values out of range.

@@ -287,7 +287,7 @@ def test_flex_attention_gets_the_same_rules(rows, monkeypatch):
     monkeypatch.setattr(functional, "_flex", lambda: flex_attention)
     pattern, change = CASES["causal, documents, alibi, cap"]
     q, k, v = (t.detach() for t in heads(rows, 40, kv_heads=2))
-    with kernel_pytorch.explain() as calls:
+    with torch.no_grad(), kernel_pytorch.explain() as calls:
         out = attention(
             q,
             k,
@@ -312,7 +312,10 @@ def test_what_does_not_compile_is_evaluated_and_says_why(monkeypatch):
     monkeypatch.setattr(functional, "_SMALL_SCORES", 0)
     monkeypatch.setattr(functional, "_flex", fails)
     q, k, v = (t.detach() for t in heads(40, 40))
-    with kernel_pytorch.explain() as calls:
+    factor = torch.tensor(2.0, requires_grad=True)
+    attention(q, k, v, score_mod=lambda s, b, h, i, j: s * factor).sum().backward()
+    assert factor.grad != 0  # not tried where a gradient could be lost
+    with torch.no_grad(), kernel_pytorch.explain() as calls:
         out = attention(q, k, v, score_mod=lambda s, b, h, i, j: s * 2)
     assert "it cannot be compiled: no compiler here" in calls.calls[-1].reason
     exact = definition(q, k, v, lambda s, i, j: s * 2)
