@@ -161,14 +161,9 @@ def make_launcher(spec: OpSpec, backend: Backend) -> tuple[Callable[..., Any], C
 
     notes = _Notes(spec.name, backend.name)
     namespace: dict[str, Any] = {
-        **signature.defaults(spec),
-        **{f"C_{name}": frozenset(choices) for name, choices in spec.choices.items()},
-        **{str(d).removeprefix("torch."): d for d in _DTYPES},
+        **_checks(spec),
         "allocation_error": lambda **bound: raise_allocation_error(spec, bound),
-        "D": frozenset(spec.dtypes),
-        "check": lambda *args: check(spec, bind(spec, args, {})),
         "empty": allocate,
-        "extra_check": spec.check,
         "fall_back": fall_back,
         "find_native": find_native,
         "infer": spec.infer,
@@ -177,9 +172,21 @@ def make_launcher(spec: OpSpec, backend: Backend) -> tuple[Callable[..., Any], C
         "record": record,
         "remember": None,
         "repeat": None,
-        "unserved": lambda *args: _unserved(spec, args),
     }
     return signature.compiled(spec.name, source, namespace), namespace["checked"]
+
+
+def _checks(spec: OpSpec) -> dict[str, Any]:
+    """The names that compiled launchers check their arguments with."""
+    return {
+        **signature.defaults(spec),
+        **{f"C_{name}": frozenset(choices) for name, choices in spec.choices.items()},
+        **{str(d).removeprefix("torch."): d for d in _DTYPES},
+        "D": frozenset(spec.dtypes),
+        "check": lambda *args: check(spec, bind(spec, args, {})),
+        "extra_check": spec.check,
+        "unserved": lambda *args: _unserved(spec, args),
+    }
 
 
 def _unserved(spec: OpSpec, args: Iterable[Any]) -> str:
@@ -220,20 +227,34 @@ def make_out_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
 
 def make_in_place_launcher(spec: OpSpec, backend: Backend) -> Callable[..., None]:
     """The implementation of the in-place operator of ``spec`` on ``backend``."""
-    notes = _Notes(spec.name, backend.name)
+    arguments = ", ".join(a.name for a in spec.arguments)
+    name = f"{spec.name}_"
+    source = (
+        f"def {name}({signature.parameters(spec)}):\n"
+        f"    if not ({quick_condition(spec)}):\n"
+        f"        check({arguments})\n"
+        f"        if reason := unserved({arguments}):\n"
+        f"            return fall_back(reason, {arguments})\n"
+        + (f"    else: extra_check({signature.by_name(spec)})\n" if spec.check else "")
+        + f"    try:\n"
+        f"        record(notes[(native or find_native())({', '.join(spec.in_place)}, {arguments})])\n"
+        f"    except NotImplementedError as error:\n"
+        f"        fall_back(str(error), {arguments})\n"
+    )
 
-    def launch_in_place(*args: Any, **kwargs: Any) -> None:
-        bound = bind(spec, args, kwargs)
-        check(spec, bound)
-        values = tuple(bound.values())
-        reason = _unserved(spec, values)
-        if not reason:
-            outputs = (bound[name] for name in spec.in_place)
-            try:
-                record(notes[backend.find(spec.name)(*outputs, *values)])
-                return
-            except NotImplementedError as error:
-                reason = str(error)
-        write_over(spec, bound, run_reference(spec, backend.name, reason, values))
+    def find_native() -> Native:
+        namespace["native"] = native = backend.find(spec.name)
+        return native
 
-    return launch_in_place
+    def fall_back(reason: str, *args: Any) -> None:
+        write_over(spec, bind(spec, args, {}), run_reference(spec, backend.name, reason, args))
+
+    namespace: dict[str, Any] = {
+        **_checks(spec),
+        "fall_back": fall_back,
+        "find_native": find_native,
+        "native": None,
+        "notes": _Notes(spec.name, backend.name),
+        "record": record,
+    }
+    return signature.compiled(name, source, namespace)

@@ -55,6 +55,46 @@ _ATTENTION = (
 _DECODE = (
     _goal("attention_decode", "bfloat16", "B8 H32/32 keys 4096 D128", ratio=6, share=0.9),
     _goal("attention_decode", "bfloat16", "B1 H32/8 keys 16384 D128", ratio=25, share=0.9),
+    _goal(
+        "attention_decode",
+        "bfloat16",
+        "B8 H32/32 keys 4096 D128 int8 cache / bf16 cache",
+        ratio=1.6,
+    ),
+    _goal(
+        "attention_decode",
+        "bfloat16",
+        "B1 H32/8 keys 16384 D128 int8 cache / bf16 cache",
+        ratio=1.25,
+    ),
+)
+
+# All of these read the cache once: what is left is their own cost.
+_CACHES = (
+    _goal("attention_decode", "float32", "B1 H32/8 keys 16384 D128", share=0.9),
+    *(
+        _goal("attention_decode", "bfloat16", f"{sizes} D128{cache}", share=0.9)
+        for sizes, caches in (
+            ("B1 H32/8 keys 512", ("",)),
+            ("B1 H32/8 keys 32768", ("",)),
+            ("B8 H32/8 keys 4096", ("",)),
+            ("B32 H32/8 keys 2048", ("",)),
+            ("B32 H32/8 keys 512", ("", " int8 cache", " fp8 cache")),
+            ("B1 H32/8 keys 16384", (" int8 cache", " fp8 cache")),
+            ("B8 H32/32 keys 4096", (" int8 cache", " fp8 cache")),
+        )
+        for cache in caches
+    ),
+    *(
+        _goal("attention_paged", "bfloat16", f"{sizes} D128 page {page}{cache}", share=0.9)
+        for sizes, caches in (
+            ("B8 H32/8 keys 4096", ("", " int8 cache", " fp8 cache")),
+            ("B32 H32/8 keys 512", ("",)),
+            ("B1 H32/8 keys 32768", ("",)),
+        )
+        for cache in caches
+        for page in (128, 16)
+    ),
 )
 
 _LINEAR = (
@@ -114,14 +154,15 @@ _ROWS = (
 )
 
 SUITES: dict[str, tuple[Goal, ...]] = {
-    "cpu": (*_ATTENTION, *_DECODE, *_LINEAR, *_LOW_PRECISION, *_ROWS)
+    "cpu": (*_ATTENTION, *_DECODE, *_LINEAR, *_LOW_PRECISION, *_ROWS),
+    "cpu-attention": (*_ATTENTION, *_DECODE, *_CACHES),
 }
 """Goals by suite; ``cpu`` was set for two cores with AVX-512 BF16 (AMD Zen 4)."""
 
 
-def goal_of(op: str, row: str, dtype: str) -> Goal | None:
-    """The goal of a row, of any suite; None where none was set."""
-    for goals in SUITES.values():
+def goal_of(op: str, row: str, dtype: str, suite: str = "") -> Goal | None:
+    """The goal of a row, in ``suite`` or in any; None where none was set."""
+    for goals in [SUITES[suite]] if suite else SUITES.values():
         for goal in goals:
             if goal.op == op and goal.dtype == dtype and row in goal.rows:
                 return goal

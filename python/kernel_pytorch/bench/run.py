@@ -72,7 +72,7 @@ def select(options: Options) -> list[tuple[OpSpec, Benchmark]]:
         and (not options.families or spec.family in options.families)
         and (not options.dtypes or _short(row.dtype) in options.dtypes)
         and options.match in row.name
-        and (not options.suite or goal_of(spec.name, row.name, _short(row.dtype)) is not None)
+        and (not options.suite or goal_of(spec.name, row.name, _short(row.dtype), options.suite))
     ]
 
 

@@ -73,10 +73,33 @@ def _cost(
 def _row(
     dtype: torch.dtype, b: int, heads: tuple[int, int], keys: int, cache: str = ""
 ) -> Benchmark:
+    return Benchmark(
+        name=_row_name(b, heads, keys, cache),
+        case=_row_case(b, heads, keys, cache),
+        dtype=dtype,
+        eager=attention_cache.sdpa,
+    )
+
+
+def _row_name(b: int, heads: tuple[int, int], keys: int, cache: str) -> str:
+    name = f"B{b} H{heads[0]}/{heads[1]} keys {keys} D128"
+    return name + (f" {cache} cache" if cache else "")
+
+
+def _row_case(b: int, heads: tuple[int, int], keys: int, cache: str) -> Case:
     given = ("full", *((f"cache:{cache}", "k_scale", "v_scale") if cache else ()))
-    case = Case(sizes=size(b, *heads, 1, keys, 128), given=given, lead=())
-    name = f"B{b} H{heads[0]}/{heads[1]} keys {keys} D128" + (f" {cache} cache" if cache else "")
-    return Benchmark(name=name, case=case, dtype=dtype, eager=attention_cache.sdpa)
+    return Case(sizes=size(b, *heads, 1, keys, 128), given=given, lead=())
+
+
+def _against_bf16(b: int, heads: tuple[int, int], keys: int, cache: str) -> Benchmark:
+    """A cache of one byte a number, timed against the same operator on one of two bytes."""
+    return Benchmark(
+        name=f"{_row_name(b, heads, keys, cache)} / bf16 cache",
+        case=_row_case(b, heads, keys, cache),
+        dtype=torch.bfloat16,
+        eager=lambda *args: torch.ops.kpt.attention_decode(*args),
+        eager_inputs=lambda q, k, v, lens, **_: (q, k.to(q.dtype), v.to(q.dtype), lens),
+    )
 
 
 ATTENTION_DECODE = OpSpec(
@@ -121,10 +144,23 @@ ATTENTION_DECODE = OpSpec(
     benchmarks=(
         _row(torch.bfloat16, 8, (32, 32), 4096),
         _row(torch.bfloat16, 1, (32, 8), 16384),
+        _row(torch.bfloat16, 1, (32, 8), 512),
+        _row(torch.bfloat16, 1, (32, 8), 32768),
         _row(torch.bfloat16, 8, (32, 8), 4096),
+        _row(torch.bfloat16, 32, (32, 8), 512),
+        _row(torch.bfloat16, 32, (32, 8), 2048),
         _row(torch.float32, 1, (32, 8), 16384),
-        _row(torch.bfloat16, 8, (32, 32), 4096, "int8"),
-        _row(torch.bfloat16, 1, (32, 8), 16384, "int8"),
+        *(
+            row
+            for cache in ("int8", "fp8")
+            for row in (
+                _row(torch.bfloat16, 8, (32, 32), 4096, cache),
+                _row(torch.bfloat16, 1, (32, 8), 16384, cache),
+                _row(torch.bfloat16, 32, (32, 8), 512, cache),
+                _against_bf16(8, (32, 32), 4096, cache),
+                _against_bf16(1, (32, 8), 16384, cache),
+            )
+        ),
     ),
     doc="""
 `out = softmax(scale * q k^T) v` of the newest `Sq` tokens of each sequence against all its keys, by

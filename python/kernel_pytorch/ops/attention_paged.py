@@ -190,10 +190,16 @@ ATTENTION_PAGED = OpSpec(
     cases=cases(pages=(8, 16, 5)),
     error_cases=errors(_NAME),
     benchmarks=(
-        _row(torch.bfloat16, 8, (32, 8), 4096, 128),
-        _row(torch.bfloat16, 8, (32, 8), 4096, 16),
+        *(
+            _row(torch.bfloat16, 8, (32, 8), 4096, page, cache)
+            for cache in ("", "int8", "fp8")
+            for page in (128, 16)
+        ),
         _row(torch.bfloat16, 8, (32, 8), 4096, 8),
-        _row(torch.bfloat16, 8, (32, 8), 4096, 16, "int8"),
+        _row(torch.bfloat16, 32, (32, 8), 512, 16),
+        _row(torch.bfloat16, 32, (32, 8), 512, 128),
+        _row(torch.bfloat16, 1, (32, 8), 32768, 16),
+        _row(torch.bfloat16, 1, (32, 8), 32768, 128),
     ),
     doc="""
 `attention_decode` where each sequence's keys and values lie in pages that a table names, so that

@@ -75,7 +75,7 @@ def test_every_declared_row_can_be_chosen():
         ({"ops": ("nothing",)}, "--op nothing: unknown; there are act,"),
         ({"families": ("nothing",)}, "--family nothing: unknown; there are activation,"),
         ({"dtypes": ("int3",)}, "--dtype int3: unknown; there are bfloat16,"),
-        ({"suite": "nothing"}, "--suite nothing: unknown; there are cpu"),
+        ({"suite": "nothing"}, "--suite nothing: unknown; there are cpu, cpu-attention"),
         ({"match": "no such shape"}, "no benchmark passes the filters"),
     ],
 )
