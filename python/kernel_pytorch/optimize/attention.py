@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kernel_pytorch.optimize.kv_cache import lengths
 from kernel_pytorch.optimize.policy import Policy
 from kernel_pytorch.optimize.recognize import LinearWeights, as_linear, hook_reason
 from kernel_pytorch.optimize.replacement import Replacement
@@ -155,6 +156,17 @@ def _attention(
         # A prefill into a static cache: the keys past the queries are not filled yet.
         key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
     dtype = compute_dtype or query.dtype
+    if query.shape[2] == 1 and attention_mask_ is None:
+        # One new token that sees everything in the cache.
+        decoded = torch.ops.kpt.attention_decode.default(
+            query.to(dtype),
+            key.to(dtype),
+            value.to(dtype),
+            lengths(query.shape[0], key.shape[2]),
+            scale=scaling,
+            softcap=kwargs.get("softcap") or 0.0,
+        )
+        return decoded.transpose(1, 2).to(query.dtype).contiguous(), None
     out = torch.ops.kpt.attention_forward.default(
         query.to(dtype),
         key.to(dtype),
@@ -208,7 +220,7 @@ class AttentionSwitch:
     """One Hugging Face model instance's attention, by a config of its own."""
 
     kind = "attention"
-    ops = ("attention_forward",)
+    ops = ("attention_forward", "attention_decode")
     nbytes = 0
 
     def __init__(self, model: nn.Module, policy: Policy) -> None:

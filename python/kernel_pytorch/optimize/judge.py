@@ -183,7 +183,7 @@ class Judge:
             with strict(self.strict), explain() as calls:
                 row.difference = self._whole_difference(captured)
             row.ran = "; ".join(
-                dict.fromkeys(f"native {c.variant}" for c in calls if c.op == "attention_forward")
+                dict.fromkeys(f"native {c.variant}" for c in calls if c.op in new.ops)
             )
             done.switch = None
 
