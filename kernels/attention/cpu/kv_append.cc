@@ -166,17 +166,15 @@ void CopyOver(const LaunchContext& ctx, const Change& c) {
               });
 }
 
-bool FitsKernels(const LaunchContext&, const AppendJob& job) {
-  return job.k.dim <= kFlashMaxDim && job.v.dim <= kFlashMaxDim;
-}
-
 struct Append {
   AppendJob job;
   const Change* changes;
   int count;
 };
 
-bool Fits(const LaunchContext& ctx, const Append& append) { return FitsKernels(ctx, append.job); }
+bool Fits(const LaunchContext&, const Append& append) {
+  return append.job.k.dim <= kFlashMaxDim && append.job.v.dim <= kFlashMaxDim;
+}
 
 template <AppendTokensFn kTokens>
 Status RunTokens(const LaunchContext& ctx, const Append& append) {

@@ -79,7 +79,8 @@ def angles(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of random angles for ``tokens`` positions."""
     lead = () if detail == "shared" else (case.sizes["B"],)
-    angle = 100 * torch.randn((*lead, tokens, case.sizes["R"]), generator=generator)
+    pairs = min(case.sizes["R"], case.sizes["D"] // 2)
+    angle = 100 * torch.randn((*lead, tokens, pairs), generator=generator)
     table = dtype if "narrow" in case.given else torch.promote_types(dtype, torch.float32)
     return angle.cos().to(table), angle.sin().to(table)
 

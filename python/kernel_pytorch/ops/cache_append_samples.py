@@ -28,7 +28,7 @@ def build(
     The ``given`` entries of a case that this understands: ``cache:int8``, ``cache:fp8``,
     ``block_table``, ``cos``, ``cos:shared``, ``narrow`` (tables in the dtype of ``k``).
     """
-    s = case.sizes
+    s = {**case.sizes, "C": max(case.sizes["C"], case.sizes["S"])}
     k = torch.randn((s["B"], s["H"], s["S"], s["D"]), generator=generator).to(dtype)
     v = torch.randn((s["B"], s["H"], s["S"], s["Dv"]), generator=generator).to(dtype)
     options: dict[str, Any] = {
@@ -45,8 +45,7 @@ def build(
         order = torch.randperm(lead[0], generator=generator)[: s["B"] * each]
         options["block_table"] = order.view(s["B"], each).to(torch.int32)
     caches = [random_cache(case, (*lead, s[d]), dtype, generator) for d in ("D", "Dv")]
-    spread = max(1, s["C"] - s["S"] + 1)
-    lens = s["S"] + torch.randint(0, spread, (s["B"],), generator=generator)
+    lens = torch.randint(s["S"], s["C"] + 1, (s["B"],), generator=generator)
     for text in case.given:
         if text.partition(":")[0] == "cos":
             detail = text.partition(":")[2]
