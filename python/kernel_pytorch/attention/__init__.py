@@ -15,6 +15,14 @@ from kernel_pytorch.attention.config import (
     FP8AttentionConfig,
     RingAttentionConfig,
 )
+from kernel_pytorch.attention.distributed import (
+    ContextParallelAttention,
+    ContextParallelConfig,
+    RingAttentionLayer,
+    create_context_parallel_attention,
+    create_ring_attention,
+    ring_attention,
+)
 from kernel_pytorch.attention.flash import FlashAttentionV3, create_flash_attention_v3
 from kernel_pytorch.attention.functional import Rules, attention
 from kernel_pytorch.attention.fused_linear import (
@@ -60,6 +68,8 @@ __all__ = [
     "AttentionWithCache",
     "BaseAttention",
     "ChunkedAttention",
+    "ContextParallelAttention",
+    "ContextParallelConfig",
     "DynamicSparseConfig",
     "FP8AttentionConfig",
     "FlashAttention2",
@@ -77,21 +87,25 @@ __all__ = [
     "MemoryEfficientAttention",
     "Pattern",
     "RingAttentionConfig",
+    "RingAttentionLayer",
     "Rules",
     "alibi_slopes",
     "attention",
     "clear_registry",
     "create_attention",
+    "create_context_parallel_attention",
     "create_flash_attention",
     "create_flash_attention_v3",
     "create_flex_attention",
     "create_fused_ffn_layer",
     "create_memory_efficient_attention",
+    "create_ring_attention",
     "get_attention_registry",
     "get_flex_attention_info",
     "is_flex_attention_available",
     "list_available_attention",
     "register_attention",
+    "ring_attention",
     "unregister_attention",
 ]
 
