@@ -4,7 +4,9 @@
 
 Measures two models in turn, 200 times each, and judges every run as the performance tracker does:
 10 equal layers, again and again the same, and 11 of them, which is 10% more work. The record holds
-all samples; a test judges them again. Give it a machine that does nothing else.
+all samples; a test judges them again. Give it a machine that does nothing else, or --paired: then
+every run is measured in turn with a model that stands for the deployed one, and what else the
+machine does matters little.
 """
 
 import dataclasses
@@ -24,6 +26,8 @@ from kernel_pytorch.core.regression import regressions, too_busy
 _OUTPUT = flags.DEFINE_string("output", None, "The record to write.", required=True)
 _REPEATS = flags.DEFINE_integer("repeats", 200, "Runs of each model.", lower_bound=2)
 _SAMPLES = flags.DEFINE_integer("samples", 25, "Samples of a run.", lower_bound=10)
+_PAIRED = flags.DEFINE_bool("paired", False, "Measure in turn with a third model.")
+_THREADS = flags.DEFINE_integer("threads", None, "Of PyTorch; default: its own.", lower_bound=1)
 
 _BASELINE_RUNS = 20
 
@@ -35,10 +39,11 @@ def model(layers: int) -> torch.nn.Module:
     return torch.nn.Sequential(*parts).eval()
 
 
-def measure(repeats: int, samples: int) -> dict[str, list[PerformanceMetrics]]:
+def measure(repeats: int, samples: int, paired: bool) -> dict[str, list[PerformanceMetrics]]:
     """Runs of both models, in turn."""
     inputs = torch.randn(64, 256)
     models = {"unchanged": model(10), "slower": model(11)}
+    deployed = model(10) if paired else None
     runs: dict[str, list[PerformanceMetrics]] = {name: [] for name in models}
     with tempfile.TemporaryDirectory() as folder:
         tracker = PerformanceTracker(pathlib.Path(folder) / "runs.sqlite3")
@@ -46,7 +51,12 @@ def measure(repeats: int, samples: int) -> dict[str, list[PerformanceMetrics]]:
             for name, measured in models.items():
                 runs[name].append(
                     tracker.record_performance(
-                        measured, inputs, name, num_iterations=samples, warmup_iterations=3
+                        measured,
+                        inputs,
+                        name,
+                        num_iterations=samples,
+                        warmup_iterations=3,
+                        against=deployed,
                     )
                 )
     return runs
@@ -81,6 +91,7 @@ def to_json(runs: dict[str, list[PerformanceMetrics]]) -> dict[str, Any]:
         "versions": first.versions,
         "commit": first.commit,
         "date": first.timestamp,
+        "reference": first.reference_name,
         "judged": judged(runs),
         "runs": {
             name: [
@@ -115,7 +126,7 @@ def from_json(record: dict[str, Any]) -> dict[str, list[PerformanceMetrics]]:
             batch_size=64,
             samples=samples,
             reference=tuple(n * 1e-9 for n in entry["reference_ns"]),
-            reference_name="mm",
+            reference_name=record["reference"],
             busy=entry["busy"],
         )
 
@@ -125,7 +136,9 @@ def from_json(record: dict[str, Any]) -> dict[str, list[PerformanceMetrics]]:
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError("takes no arguments")
-    runs = measure(_REPEATS.value, _SAMPLES.value)
+    if _THREADS.value is not None:
+        torch.set_num_threads(_THREADS.value)
+    runs = measure(_REPEATS.value, _SAMPLES.value, _PAIRED.value)
     # Memory is exact: it would say that 11 layers are more than 10, and times are the question.
     timed = {n: [dataclasses.replace(r, memory_mb=None) for r in f] for n, f in runs.items()}
     record = to_json(timed)

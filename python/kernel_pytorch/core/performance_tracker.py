@@ -12,6 +12,7 @@ the one that ``kpt bench`` writes to and ``kpt compare`` reads.
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import os
 import re
@@ -24,9 +25,9 @@ import torch
 from torch import nn
 
 from kernel_pytorch.core import provenance
-from kernel_pytorch.core.html import Point, document, history, table
 from kernel_pytorch.core.latency import REFERENCE, Latency, call_of, measure_latency
 from kernel_pytorch.core.memory_use import peak_bytes, weight_bytes
+from kernel_pytorch.core.performance_history import history_page
 from kernel_pytorch.core.performance_store import (
     PAIRED,
     PerformanceMetrics,
@@ -40,7 +41,7 @@ from kernel_pytorch.core.regression import (
     regressions,
     too_busy,
 )
-from kernel_pytorch.core.stats import median, median_interval
+from kernel_pytorch.core.stats import median
 
 __all__ = [
     "MetricType",
@@ -51,7 +52,6 @@ __all__ = [
     "StoreError",
     "detect_regression",
     "get_performance_tracker",
-    "history_page",
     "model_fingerprint",
     "now",
     "track_performance",
@@ -188,9 +188,11 @@ class PerformanceTracker:
     ) -> PerformanceMetrics | None:
         """The run that others are held against: the one last given to :meth:`set_baseline`, else
         the first; None without runs."""
-        wanted = {"backend": backend, "level": optimization_level}
-        runs = self.store.find(model_fingerprint(model), pinned=True, limit=1, **wanted)
-        runs = runs or self.store.find(model_fingerprint(model), **wanted)
+        subject = model_fingerprint(model)
+        find = functools.partial(
+            self.store.find, subject, backend=backend, level=optimization_level
+        )
+        runs = find(pinned=True, limit=1) or find()
         return runs[-1] if runs else None
 
     def set_baseline(self, metrics: PerformanceMetrics) -> None:
@@ -227,11 +229,15 @@ class PerformanceTracker:
 
     def _baselines(self, model: nn.Module, current: PerformanceMetrics) -> list[PerformanceMetrics]:
         subject = model_fingerprint(model)
-        wanted = {"backend": current.backend, "level": current.optimization_level}
-        here = current.machine or None
-        pinned = self.store.find(subject, machine=here, pinned=True, limit=1, **wanted)
-        runs = self.store.find(subject, machine=here, **wanted)
-        runs = [r for r in reversed(runs) if r.run_id != current.run_id]
+        find = functools.partial(
+            self.store.find,
+            subject,
+            backend=current.backend,
+            level=current.optimization_level,
+            machine=current.machine or None,
+        )
+        pinned = find(pinned=True, limit=1)
+        runs = [r for r in reversed(find()) if r.run_id != current.run_id]
         if not runs:
             return []
         first = pinned[0] if pinned else runs[0]
@@ -277,54 +283,6 @@ class PerformanceTracker:
         """The history of a model, or of all that was measured, as a page with plots."""
         subject = None if model is None else model_fingerprint(model)
         return history_page(list(reversed(self.store.find(subject))))
-
-
-def history_page(runs: list[PerformanceMetrics]) -> str:
-    """Runs, oldest first, as a page: a plot and a table for each subject, backend and level."""
-    groups: dict[tuple[str, ...], list[PerformanceMetrics]] = {}
-    for run in runs:
-        key = (run.model_name, run.model_hash, run.backend, run.optimization_level)
-        groups.setdefault(key, []).append(run)
-    parts = []
-    for key, found in groups.items():
-        title = " / ".join(part for part in key if part)
-        points = [_point(run) for run in found]
-        parts.append(f"<h2>{title}</h2>{history(points, 'ms', f'latency of {title}')}")
-        parts.append(
-            table(
-                (
-                    "when",
-                    "commit",
-                    "latency, ms",
-                    "99% interval",
-                    "samples",
-                    "MiB",
-                    "others' share",
-                ),
-                [
-                    (
-                        run.timestamp,
-                        run.commit,
-                        f"{point.value:.4g}",
-                        f"{point.low:.4g} - {point.high:.4g}",
-                        str(len(run.samples)),
-                        "" if run.memory_mb is None else f"{run.memory_mb:.4g}",
-                        "" if run.busy is None else f"{run.busy:.0%}",
-                    )
-                    for run, point in zip(found, points)
-                ],
-                numeric=(2, 3, 4, 5, 6),
-            )
-        )
-    return document("Performance history", "".join(parts) or "<p>No runs.</p>")
-
-
-def _point(run: PerformanceMetrics) -> Point:
-    label = f"{run.timestamp} {run.commit}: {run.latency_ms:.4g} ms"
-    if not run.samples:
-        return Point(run.latency_ms, run.latency_ms, run.latency_ms, label)
-    middle, low, high = (1e3 * s for s in median_interval(run.samples, 0.99))
-    return Point(middle, low, high, label)
 
 
 def _tensors(sample_inputs: Any) -> Iterator[torch.Tensor]:

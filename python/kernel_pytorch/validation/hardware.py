@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from kernel_pytorch.core.hardware_detector import detect_hardware
@@ -91,7 +93,7 @@ def hardware_checks(device: torch.device) -> list[Check]:
     checks = [Check(name="device", run=present)]
     for dtype in _EPSILONS:
         name = str(dtype).removeprefix("torch.")
-        checks.append(Check(name=f"arithmetic {name}", run=lambda dtype=dtype: arithmetic(dtype)))
+        checks.append(Check(name=f"arithmetic {name}", run=functools.partial(arithmetic, dtype)))
     standard = ValidationLevel.STANDARD
     checks.append(Check(name="memory", run=memory, level=standard))
     checks.append(Check(name="kernels", run=kernels, level=standard))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,5 +119,5 @@ def kernel_checks(config: KernelPyTorchConfig) -> list[Check]:
 
     return [
         Check(name="options", run=options),
-        *(Check(name=n, run=lambda n=n: one(SPECS[n])) for n in sorted(SPECS)),
+        *(Check(name=n, run=functools.partial(one, SPECS[n])) for n in sorted(SPECS)),
     ]

@@ -71,8 +71,8 @@ def compare(
     output = Output(json, html=html, history=history)
     with Progress(output, "reading runs"):
         from kernel_pytorch.core import comparison
+        from kernel_pytorch.core.performance_history import history_page
         from kernel_pytorch.core.performance_store import PerformanceStore
-        from kernel_pytorch.core.performance_tracker import history_page
         from kernel_pytorch.core.regression import RegressionSeverity
 
         runs = PerformanceStore(store)
