@@ -34,6 +34,7 @@ __all__ = [
     "CPUOptimizer",
     "KernelConfig",
     "OptimizationStrategy",
+    "add_undo",
     "as_inputs",
     "as_level",
     "is_optimized",
@@ -92,6 +93,12 @@ def revert(model: nn.Module) -> nn.Module:
     if done is not None:
         strategies.undo(done.undo)
     return model
+
+
+def add_undo(model: nn.Module, steps: list[Callable[[], object]]) -> None:
+    """Let :func:`revert` call ``steps`` too, the last first, before what it already has to undo."""
+    if steps:
+        model.__dict__.setdefault(_ATTRIBUTE, _Done()).undo.extend(steps)
 
 
 class BaseOptimizer(ABC):
@@ -224,10 +231,6 @@ class BaseOptimizer(ABC):
     ) -> tuple[nn.Module, OptimizationResult]:
         """:meth:`optimize` for training."""
         return self.optimize(model, level, None, dtype, for_training=True, optimizer=optimizer)
-
-    def add_undo(self, model: nn.Module, steps: list[Callable[[], object]]) -> None:
-        """Let :meth:`revert` call ``steps`` too, before what it already has to undo."""
-        model.__dict__.setdefault(_ATTRIBUTE, _Done()).undo.extend(steps)
 
     def revert(self, model: nn.Module) -> nn.Module:
         """Undo the last optimisation of ``model``."""

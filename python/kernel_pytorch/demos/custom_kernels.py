@@ -21,6 +21,7 @@ from kernel_pytorch.core.kernel_registry import (
 )
 from kernel_pytorch.demos.backend_parts import error_of, raises
 from kernel_pytorch.demos.walkthrough import Walkthrough
+from kernel_pytorch.hardware.gpu.custom_kernels import optimize_with_custom_kernels
 
 __all__ = ["run"]
 
@@ -127,6 +128,13 @@ def _layers(shown: Walkthrough, width: int, say: Callable[[str], None]) -> None:
     shown.at_most("FusedLinearGELU: error of its gradient", error_of(ours, theirs), 1e-5)
     layer = create_fused_ffn_layer(width, 2 * width, activation="silu")
     shown.at_least("a feed-forward layer of two parts", len(layer), 2)
+    say("modules over the kernels in a model")
+    plain = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.GELU()).eval()
+    rewritten = optimize_with_custom_kernels(plain)
+    with torch.no_grad(), explain() as calls:
+        error = error_of(rewritten(x), plain(x))
+    shown.at_most("a rewritten model: error", error, 1e-5)
+    shown.at_least("its fused calls", sum(c.op == "linear_act" for c in calls), 1)
     raises(
         shown,
         "an unknown activation",

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kernel_pytorch.backends.accelerator import AcceleratorBackend
+from kernel_pytorch.backends.base_optimizer import add_undo
 from kernel_pytorch.backends.linear_activation import fuse_linear_activation
 from kernel_pytorch.backends.nvidia.memory_manager import NVIDIAMemoryManager
 from kernel_pytorch.backends.nvidia.nvidia_optimizer import NVIDIAOptimizer
@@ -120,7 +121,7 @@ class NVIDIABackend(AcceleratorBackend):
                 self.last_result.warnings.append(f"fuse_linear_activation: {error}")
                 return prepared
             if pairs:
-                self.optimizer.add_undo(prepared, [pair.remove for pair in pairs])
+                add_undo(prepared, [pair.remove for pair in pairs])
                 self.last_result.optimizations_applied.append("fuse_linear_activation")
         return prepared
 
