@@ -37,6 +37,7 @@ class NativeFP8Linear(nn.Module):
 
     bias: nn.Parameter | None
     weight_scale: torch.Tensor
+    is_e5m2: torch.Tensor
     weight_amax: torch.Tensor
     activation_scale: torch.Tensor
     activation_amax: torch.Tensor
@@ -75,6 +76,9 @@ class NativeFP8Linear(nn.Module):
         self.register_parameter("bias", nn.Parameter(row) if bias else None)
         self.register_buffer("stored", None, persistent=False)
         self.register_buffer("weight_scale", zeros(out_features) + 1, persistent=False)
+        # Codes of both formats have the same dtype and shape once they are packed.
+        e5m2 = self._weight_dtype == torch.float8_e5m2
+        self.register_buffer("is_e5m2", torch.tensor(e5m2, device=device), persistent=False)
         self.register_buffer("weight_amax", zeros())
         self.register_buffer("activation_scale", zeros() + 1)
         self.register_buffer("activation_amax", zeros())
@@ -109,6 +113,8 @@ class NativeFP8Linear(nn.Module):
         made.bias = linear.bias
         for name in ("weight_amax", "activation_amax"):
             setattr(made, name, torch.zeros((), device=weight.device))
+        e5m2 = made._weight_dtype == torch.float8_e5m2
+        made.is_e5m2 = torch.tensor(e5m2, device=weight.device)
         made.activation_scale = torch.ones((), device=weight.device)
         made.sync_weights()
         return made.train(linear.training)
@@ -142,7 +148,7 @@ class NativeFP8Linear(nn.Module):
         if self.weight_master is not None:
             self.sync_weights()
             self.weight_master = None
-            self._non_persistent_buffers_set -= {"stored", "weight_scale"}
+            self._non_persistent_buffers_set -= {"stored", "weight_scale", "is_e5m2"}
             if self.bias is not None:
                 # A new one: the other may be another layer's too.
                 self.bias = nn.Parameter(self.bias.detach(), requires_grad=False)
@@ -317,6 +323,12 @@ class NativeFP8Linear(nn.Module):
             raise ValueError(
                 f"NativeFP8Linear: the checkpoint has the {have} form of {prefix[:-1]!r}, this "
                 f"layer is of the other (see freeze())"
+            )
+        found = state_dict.get(f"{prefix}is_e5m2")
+        if found is not None and bool(found) != (self._weight_dtype == torch.float8_e5m2):
+            raise ValueError(
+                f"NativeFP8Linear: the checkpoint's {prefix[:-1]!r} is in the other FP8 format, "
+                f"this layer in {self.weight_format.value}"
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._synced = -1

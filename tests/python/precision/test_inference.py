@@ -201,6 +201,9 @@ def test_state_dict_and_safetensors(scaling, tmp_path):
         other.load_state_dict(load_file(tmp_path / "l.safetensors"))
         with torch.no_grad():
             assert torch.equal(layer.eval()(x), other.eval()(x))
+    e5m2 = NativeFP8Linear(64, 32, weight_format=FP8Dtype.E5M2, activation_scaling=scaling).freeze()
+    with pytest.raises(ValueError, match="in the other FP8 format"):
+        e5m2.load_state_dict(layer.state_dict())
     with pytest.raises(ValueError, match="has the inference form"):
         NativeFP8Linear(64, 32, activation_scaling=scaling).load_state_dict(layer.state_dict())
 
