@@ -6,10 +6,17 @@ runs, so that help appears at once.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["app", "main"]
+__all__ = ["BenchmarkCommand", "DoctorCommand", "OptimizeCommand", "app", "main"]
+
+_FORMER = {
+    "BenchmarkCommand": "benchmark",
+    "DoctorCommand": "doctor",
+    "OptimizeCommand": "optimize",
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -29,4 +36,6 @@ def __getattr__(name: str) -> Any:
         from kernel_pytorch.cli.application import app
 
         return app
+    if name in _FORMER:
+        return getattr(importlib.import_module(f"{__name__}.{_FORMER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

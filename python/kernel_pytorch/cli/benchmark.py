@@ -6,7 +6,13 @@ import sys
 
 from kernel_pytorch.cli import former
 
-__all__ = ["main"]
+__all__ = ["BenchmarkCommand", "main"]
+
+
+class BenchmarkCommand(former.FormerCommand):
+    """``kpt bench`` for a program with an argparse of its own."""
+
+    command, name = "bench", "benchmark"
 
 
 def main() -> int:

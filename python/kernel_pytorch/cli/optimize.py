@@ -6,7 +6,13 @@ import sys
 
 from kernel_pytorch.cli import former
 
-__all__ = ["main"]
+__all__ = ["OptimizeCommand", "main"]
+
+
+class OptimizeCommand(former.FormerCommand):
+    """``kpt optimize`` for a program with an argparse of its own."""
+
+    command, name = "optimize", "optimize"
 
 
 def main() -> int:

@@ -1,9 +1,11 @@
 """The entry points of earlier versions, and what becomes of their options."""
 
+import argparse
 import importlib
 
 import pytest
 
+from kernel_pytorch import cli
 from kernel_pytorch.cli import former
 
 
@@ -40,6 +42,25 @@ def test_each_is_a_command_of_kpt(given, monkeypatch, module, command):
 def test_options_of_old(given, command, args, expected):
     assert former.run(command, args) == 7
     assert given == [[command, *expected]]
+
+
+def test_options_that_mean_nothing_any_more_are_named(given, capsys):
+    former.run("optimize", ["--level", "compile", "--hardware=auto", "m.pt2"])
+    assert given == [["optimize", "m.pt2"]]
+    said = capsys.readouterr().err
+    assert "kpt optimize: --level: every replacement is measured" in said and "--hardware" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("OptimizeCommand", "optimize"), ("BenchmarkCommand", "bench"), ("DoctorCommand", "doctor")],
+)
+def test_commands_in_another_argparse(given, name, command):
+    parser = argparse.ArgumentParser()
+    found = getattr(cli, name)
+    found.register(parser.add_subparsers())
+    args = parser.parse_args([found.name, "--strict", "x"])
+    assert args.func(args) == 7 and given == [[command, "--strict", "x"]]
 
 
 def test_as_processes(run):

@@ -6,12 +6,18 @@ is left out, and that it is missing is a finding.
 
 from __future__ import annotations
 
-__all__ = ["main"]
+from kernel_pytorch.cli import former
+
+__all__ = ["DoctorCommand", "main"]
+
+
+class DoctorCommand(former.FormerCommand):
+    """``kpt doctor`` for a program with an argparse of its own."""
+
+    command, name = "doctor", "doctor"
 
 
 def main() -> int:
     """``kpt-doctor``, as earlier versions called ``kpt doctor``: runs it with the process's
     arguments; returns the exit code."""
-    from kernel_pytorch.cli import former
-
     return former.run("doctor")
