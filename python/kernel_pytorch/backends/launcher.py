@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ class Backend:
 
     def __init__(self) -> None:
         self._overrides: dict[str, Native] = {}
-        self._forget: dict[str, Callable[[], None]] = {}
+        self._forget: dict[str, list[Callable[[], None]]] = defaultdict(list)
 
     def override(self, op: str, native: Native | None) -> None:
         """Run ``native`` in place of the native function of ``op``; None: that again. Not while
@@ -47,8 +48,12 @@ class Backend:
         self._overrides.pop(op, None)
         if native is not None:
             self._overrides[op] = native
-        if op in self._forget:
-            self._forget[op]()
+        for forget in self._forget[op]:
+            forget()
+
+    def when_overridden(self, op: str, forget: Callable[[], None]) -> None:
+        """``forget`` is called when what :meth:`find` gives for ``op`` becomes another."""
+        self._forget[op].append(forget)
 
     def overrides(self, op: str) -> bool:
         """Whether something runs in place of the native function of ``op``."""
@@ -154,7 +159,7 @@ def make_launcher(spec: OpSpec, backend: Backend) -> tuple[Callable[..., Any], C
         namespace["native"] = namespace["remember"] = namespace["repeat"] = None
         repeats.pop(spec.name, None)
 
-    backend._forget[spec.name] = forget
+    backend.when_overridden(spec.name, forget)
 
     def fall_back(reason: str, *args: Any) -> Any:
         return run_reference(spec, backend.name, reason, args)
@@ -229,6 +234,7 @@ def make_in_place_launcher(spec: OpSpec, backend: Backend) -> Callable[..., None
     """The implementation of the in-place operator of ``spec`` on ``backend``."""
     arguments = ", ".join(a.name for a in spec.arguments)
     name = f"{spec.name}_"
+    outputs = ", ".join(spec.in_place)
     source = (
         f"def {name}({signature.parameters(spec)}):\n"
         f"    if not ({quick_condition(spec)}):\n"
@@ -237,7 +243,7 @@ def make_in_place_launcher(spec: OpSpec, backend: Backend) -> Callable[..., None
         f"            return fall_back(reason, {arguments})\n"
         + (f"    else: extra_check({signature.by_name(spec)})\n" if spec.check else "")
         + f"    try:\n"
-        f"        record(notes[(native or find_native())({', '.join(spec.in_place)}, {arguments})])\n"
+        f"        record(notes[(native or find_native())({outputs}, {arguments})])\n"
         f"    except NotImplementedError as error:\n"
         f"        fall_back(str(error), {arguments})\n"
     )
@@ -245,6 +251,11 @@ def make_in_place_launcher(spec: OpSpec, backend: Backend) -> Callable[..., None
     def find_native() -> Native:
         namespace["native"] = native = backend.find(spec.name)
         return native
+
+    def forget() -> None:
+        namespace["native"] = None
+
+    backend.when_overridden(spec.name, forget)
 
     def fall_back(reason: str, *args: Any) -> None:
         write_over(spec, bind(spec, args, {}), run_reference(spec, backend.name, reason, args))

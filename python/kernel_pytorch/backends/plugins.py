@@ -205,9 +205,15 @@ def _as_native(spec: OpSpec, kernel: KernelMetadata, backend: Backend) -> Callab
 
     def native(*values: Any) -> str:
         try:
-            if kernel.writes_outputs:
+            if kernel.writes_outputs and not _overlap(values[:count], values[count:]):
                 assert kernel.kernel_fn is not None
                 kernel.kernel_fn(*values)
+            elif kernel.writes_outputs:  # in place, which it was not held to
+                assert kernel.kernel_fn is not None
+                apart = tuple(torch.empty_like(out) for out in values[:count])
+                kernel.kernel_fn(*apart, *values[count:])
+                for out, got in zip(values[:count], apart):
+                    out.copy_(got)
             else:
                 for out, got in zip(values[:count], _called(spec, kernel, values[count:])):
                     out.copy_(got)
@@ -216,6 +222,13 @@ def _as_native(spec: OpSpec, kernel: KernelMetadata, backend: Backend) -> Callab
         return label
 
     return native
+
+
+def _overlap(outputs: tuple[Any, ...], arguments: tuple[Any, ...]) -> bool:
+    """Whether an output shares its storage with an argument."""
+    written = {out.untyped_storage().data_ptr() for out in outputs}
+    tensors = (a for a in arguments if isinstance(a, torch.Tensor))
+    return any(t.untyped_storage().data_ptr() in written for t in tensors)
 
 
 class _Checks:

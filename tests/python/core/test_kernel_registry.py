@@ -356,6 +356,40 @@ def test_an_active_kernel_runs_in_the_operator(filled, function):
         assert calls.calls[0].variant.startswith("rows_")
 
 
+def _rope(q, k, cos, sin, **options):
+    return SPECS["rope"].reference(q, k, cos, sin, **options)
+
+
+def _rope_into(q_out, k_out, q, k, cos, sin, *options):
+    # Reads its inputs after it wrote: wrong where they are one.
+    q_out.zero_(), k_out.zero_()
+    named = dict(zip(("interleaved", "inverse"), options))
+    for out, got in zip((q_out, k_out), _rope(q, k, cos, sin, **named)):
+        out.copy_(got)
+
+
+@pytest.mark.parametrize("function", [_rope, _rope_into])
+def test_operators_in_place_run_an_active_kernel_too(filled, function):
+    mine = foreign(function, op="rope", writes_outputs=function is _rope_into)
+    q, k = torch.randn(1, 2, 5, 16), torch.randn(1, 2, 5, 16)
+    cos, sin = torch.randn(5, 8), torch.randn(5, 8)
+
+    def in_place():
+        a, b = q.clone(), k.clone()
+        with kernel_pytorch.explain() as calls:
+            torch.ops.kpt.rope_(a, b, cos, sin)
+        return a, b, calls.calls[0].variant
+
+    first = in_place()
+    filled.activate(mine)
+    a, b, variant = in_place()
+    assert variant == "mine 1!1.0 (other)"
+    assert torch.allclose(a, first[0], atol=1e-5) and torch.allclose(b, first[1], atol=1e-5)
+    filled.deactivate(mine)
+    again = in_place()
+    assert again[2] == first[2] and torch.equal(again[0], first[0])
+
+
 def test_what_an_active_kernel_declines_the_package_s_own_serves(filled):
     def only_even(x, weight=None, eps=1e-6):
         if x.shape[-1] % 2:
