@@ -1,5 +1,5 @@
-// The attention family: attention_forward; attention_decode, attention_paged, kv_append and
-// kv_append_quantize.
+// The attention family: attention_forward and _backward; attention_decode, attention_paged,
+// kv_append and kv_append_quantize.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 
@@ -7,6 +7,7 @@
 
 #include "bindings/base/call.h"
 #include "bindings/families.h"
+#include "kernels/attention/attention_backward.h"
 #include "kernels/attention/attention_decode.h"
 #include "kernels/attention/attention_forward.h"
 #include "kernels/attention/kv_append.h"
@@ -14,6 +15,23 @@
 namespace kpt::bindings {
 namespace nb = nanobind;
 namespace {
+
+// What all operators over whole sequences have in common, but for the mask.
+void TakeOptions(Call& call, std::optional<double> scale, bool is_causal, int64_t window_left,
+                 int64_t window_right, double softcap, nb::handle alibi_slopes, nb::handle sinks,
+                 nb::handle q_doc, nb::handle k_doc, int64_t prefix_len,
+                 cpu::AttentionOptions* options) {
+  if (scale.has_value()) options->scale = static_cast<float>(*scale);
+  options->is_causal = is_causal;
+  options->window_left = window_left;
+  options->window_right = window_right;
+  options->softcap = static_cast<float>(softcap);
+  call.OptionalInput("alibi_slopes", alibi_slopes, &options->alibi_slopes, Layout::kAny);
+  call.OptionalInput("sinks", sinks, &options->sinks);
+  call.OptionalInput("q_doc", q_doc, &options->q_doc);
+  call.OptionalInput("k_doc", k_doc, &options->k_doc);
+  options->prefix_len = prefix_len;
+}
 
 // What attention_decode and attention_paged have in common.
 void TakeDecode(Call& call, nb::handle out, nb::handle q, nb::handle seq_lens,
@@ -71,16 +89,8 @@ void BindAttention(nb::module_& m) {
         call.Input("k", k, &args.k);
         call.Input("v", v, &args.v);
         call.OptionalInput("mask", mask, &args.mask, Layout::kAny);
-        if (scale.has_value()) args.scale = static_cast<float>(*scale);
-        args.is_causal = is_causal;
-        args.window_left = window_left;
-        args.window_right = window_right;
-        args.softcap = static_cast<float>(softcap);
-        call.OptionalInput("alibi_slopes", alibi_slopes, &args.alibi_slopes, Layout::kAny);
-        call.OptionalInput("sinks", sinks, &args.sinks);
-        call.OptionalInput("q_doc", q_doc, &args.q_doc);
-        call.OptionalInput("k_doc", k_doc, &args.k_doc);
-        args.prefix_len = prefix_len;
+        TakeOptions(call, scale, is_causal, window_left, window_right, softcap, alibi_slopes, sinks,
+                    q_doc, k_doc, prefix_len, &args);
         call.Output("out", out, &args.out);
         call.Output("lse", lse, &args.lse, Layout::kAny);
         return call.Run(cpu::AttentionForward, args);
@@ -90,6 +100,38 @@ void BindAttention(nb::module_& m) {
       nb::arg("window_right"), nb::arg("softcap"), nb::arg("alibi_slopes").none(),
       nb::arg("sinks").none(), nb::arg("q_doc").none(), nb::arg("k_doc").none(),
       nb::arg("prefix_len"));
+
+  AddVariants("attention_backward", cpu::AttentionBackwardVariants());
+  m.def(
+      "attention_backward",
+      [](nb::handle grad_q, nb::handle grad_k, nb::handle grad_v, nb::handle grad_out, nb::handle q,
+         nb::handle k, nb::handle v, nb::handle out, nb::handle lse, nb::handle mask,
+         std::optional<double> scale, bool is_causal, int64_t window_left, int64_t window_right,
+         double softcap, nb::handle alibi_slopes, nb::handle sinks, nb::handle q_doc,
+         nb::handle k_doc, int64_t prefix_len, nb::handle grad_lse) {
+        Call call("attention_backward");
+        cpu::AttentionBackwardArgs args;
+        call.Output("grad_q", grad_q, &args.grad_q);
+        call.Output("grad_k", grad_k, &args.grad_k);
+        call.Output("grad_v", grad_v, &args.grad_v);
+        call.Input("grad_out", grad_out, &args.grad_out);
+        call.Input("q", q, &args.q);
+        call.Input("k", k, &args.k);
+        call.Input("v", v, &args.v);
+        call.Input("out", out, &args.out);
+        call.Input("lse", lse, &args.lse);
+        call.OptionalInput("mask", mask, &args.mask, Layout::kAny);
+        TakeOptions(call, scale, is_causal, window_left, window_right, softcap, alibi_slopes, sinks,
+                    q_doc, k_doc, prefix_len, &args);
+        call.OptionalInput("grad_lse", grad_lse, &args.grad_lse);
+        return call.Run(cpu::AttentionBackward, args);
+      },
+      nb::arg("grad_q"), nb::arg("grad_k"), nb::arg("grad_v"), nb::arg("grad_out"), nb::arg("q"),
+      nb::arg("k"), nb::arg("v"), nb::arg("out"), nb::arg("lse"), nb::arg("mask").none(),
+      nb::arg("scale").none(), nb::arg("is_causal"), nb::arg("window_left"),
+      nb::arg("window_right"), nb::arg("softcap"), nb::arg("alibi_slopes").none(),
+      nb::arg("sinks").none(), nb::arg("q_doc").none(), nb::arg("k_doc").none(),
+      nb::arg("prefix_len"), nb::arg("grad_lse").none());
 
   AddVariants("attention_decode", cpu::AttentionDecodeVariants());
   m.def(

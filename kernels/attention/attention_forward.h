@@ -19,10 +19,9 @@
 #ifndef KPT_KERNELS_ATTENTION_ATTENTION_FORWARD_H_
 #define KPT_KERNELS_ATTENTION_ATTENTION_FORWARD_H_
 
-#include <cstdint>
-#include <optional>
 #include <vector>
 
+#include "kernels/attention/attention_options.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
@@ -31,23 +30,12 @@
 namespace kpt::cpu {
 
 // Every last dim of q, k, v and out is dense; all other strides are free (0 for expanded inputs).
-struct AttentionForwardArgs {
+struct AttentionForwardArgs : AttentionOptions {
   MutableTensorView out;  // [B, Hq, Sq, Dv], dtype of q; no overlap with any input
   MutableTensorView lse;  // [B, Hq, Sq], float32, natural logarithm, any strides
   TensorView q;           // [B, Hq, Sq, D], float32, float16 or bfloat16
   TensorView k;           // [B, Hkv, Sk, D], dtype of q; Hq a multiple of Hkv (GQA, MQA)
   TensorView v;           // [B, Hkv, Sk, Dv], dtype of q
-  TensorView mask;        // broadcasts to [B, Hq, Sq, Sk], any strides; bool, float32 or q's dtype
-  std::optional<float> scale;
-  bool is_causal = false;
-  int64_t window_left = -1;
-  int64_t window_right = -1;
-  float softcap = 0.0f;
-  TensorView alibi_slopes;  // [Hq] or [B, Hq], float32
-  TensorView sinks;         // [Hq], float32: a logit of each head that has no value
-  TensorView q_doc;         // [B, Sq] and [B, Sk], both int32 or both int64; given together
-  TensorView k_doc;
-  int64_t prefix_len = 0;
 };
 
 // The result for a query depends on nothing but its own head: not on the number of threads, not on

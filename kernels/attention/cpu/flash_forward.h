@@ -47,8 +47,16 @@ class FlashForward {
 
   static void Pack(const FlashProblem& p, const FlashTask& task) {
     B& block = *static_cast<B*>(task.block);
-    PackKeys<Engine>(p, task, block);
-    PackValues<Engine>(p, task, block);
+    const int64_t first = task.keys.begin;
+    const int64_t keys = task.keys.end - first;
+    const Shape shape(p, keys);
+    PackByColumns<Engine::kTile, B::kPackedStride>(
+        SourceRows(p.k, p.k_stride, task.batch, task.head_kv, first, keys, p.dim_qk, p.dtype),
+        shape.keys, shape.depth_dwords, block.rows, static_cast<Packed*>(task.packed_k));
+    PackByRows<Engine::kTile, B::kPackedStride>(
+        SourceRows(p.v, p.v_stride, task.batch, task.head_kv, first, keys, p.dim_v, p.dtype),
+        RoundUp(keys, Engine::kKeyAlign), shape.columns, shape.v_tile, block.rows,
+        static_cast<Packed*>(task.packed_v));
   }
 
   static void Run(const FlashProblem& p, const FlashTask& task, int64_t head_q, int64_t row0,

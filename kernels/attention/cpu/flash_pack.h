@@ -1,9 +1,10 @@
-// Packing of one KV head into the order in which the matrix products read it.
+// Packing of the rows of one head into the order in which the matrix products read them.
 //
-// A dword holds one float or two bfloat16 of neighbouring depth (K) or neighbouring keys (V).
-//   K: [keys / kTile][depth dwords][kTile keys]       scores: depth is summed over
-//   V: [columns / kTile][key dwords][kTile columns]   outputs: keys are summed over
-// Keys, depth and columns are padded with zeros; inputs are read only where they exist.
+// A dword holds one float or two bfloat16, of neighbouring columns where columns are summed over
+// (K, for the scores) and of neighbouring rows where rows are (V, for the outputs).
+//   by columns: [rows / kTile][column dwords][kTile rows]
+//   by rows:    [columns / kTile][row dwords][kTile columns]
+// Rows and columns are padded with zeros; inputs are read only where they exist.
 //
 // Included by files compiled once per instruction set: everything lies in KPT_SIMD_NS.
 #ifndef KPT_KERNELS_ATTENTION_CPU_FLASH_PACK_H_
@@ -79,46 +80,67 @@ KPT_SIMD_INLINE void TransposeFourDwords(const Packed* const* rows, int64_t offs
   hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(d64, ab23, ce23)), d, dst + 3 * stride);
 }
 
-template <class Engine, class B>
-[[maybe_unused]] static void PackKeys(const FlashProblem& p, const FlashTask& task, B& block) {
-  using Packed = typename Engine::Packed;
-  constexpr int kPerDword = PackedShape<Engine>::kPerDword;
-  const int64_t keys = task.keys.end - task.keys.begin;
-  const PackedShape<Engine> shape(p, keys);
-  const int64_t depth = shape.depth_dwords * kPerDword;
+// Rows of one head as they come: row r at data + r * row_bytes.
+struct SourceRows {
+  SourceRows(const void* tensor, const HeadStrides& stride, int64_t batch, int64_t head,
+             int64_t first, int64_t rows, int64_t cols, DType dtype)
+      : data(RowOf(tensor, stride, batch, head, first, dtype)),
+        row_bytes(stride.row * ItemSize(dtype)),
+        rows(rows),
+        cols(cols),
+        dtype(dtype) {}
+  // Rows that are packed again: `stride` elements apart.
+  template <class Packed>
+  SourceRows(const Packed* packed, int64_t stride, int64_t rows, int64_t cols)
+      : data(reinterpret_cast<const char*>(packed)),
+        row_bytes(stride * static_cast<int64_t>(sizeof(Packed))),
+        rows(rows),
+        cols(cols),
+        dtype(sizeof(Packed) == 2 ? DType::kBFloat16 : DType::kFloat32) {}
+
+  const char* data;
+  int64_t row_bytes;
+  int64_t rows;
+  int64_t cols;
+  DType dtype;
+};
+
+// `padded_rows` is a multiple of kLanes. `scratch` has room for kLanes rows, kScratchStride apart.
+template <int kTile, int kScratchStride, class Packed>
+[[maybe_unused]] static void PackByColumns(const SourceRows& src, int64_t padded_rows,
+                                           int64_t column_dwords, Packed* scratch, Packed* packed) {
+  constexpr int kPerDword = 4 / static_cast<int>(sizeof(Packed));
+  const int64_t columns = column_dwords * kPerDword;
   // Rows are read 16 bytes at a time.
   const bool in_place =
-      IsPackedType<Packed>(p.dtype) && p.dim_qk * static_cast<int64_t>(sizeof(Packed)) % 16 == 0;
-  const int64_t readable = in_place ? p.dim_qk / kPerDword : shape.depth_dwords;
-  const char* base = RowOf(p.k, p.k_stride, task.batch, task.head_kv, task.keys.begin, p.dtype);
-  const int64_t row_bytes = p.k_stride.row * ItemSize(p.dtype);
-  uint32_t* out = static_cast<uint32_t*>(task.packed_k);
-  for (int64_t j = 0; j < shape.keys; j += kLanes) {
-    uint32_t* dst =
-        out + j / Engine::kTile * (shape.depth_dwords * Engine::kTile) + j % Engine::kTile;
+      IsPackedType<Packed>(src.dtype) && src.cols * static_cast<int64_t>(sizeof(Packed)) % 16 == 0;
+  const int64_t readable = in_place ? src.cols / kPerDword : column_dwords;
+  uint32_t* out = reinterpret_cast<uint32_t*>(packed);
+  for (int64_t j = 0; j < padded_rows; j += kLanes) {
+    uint32_t* dst = out + j / kTile * (column_dwords * kTile) + j % kTile;
     const Packed* rows[kLanes];
     for (int64_t i = 0; i < kLanes; ++i) {
-      Packed* copy = block.rows + i * B::kPackedStride;
-      const char* src = base + (j + i) * row_bytes;
-      if (j + i >= keys) {
-        std::memset(copy, 0, static_cast<size_t>(depth) * sizeof(Packed));
+      Packed* copy = scratch + i * kScratchStride;
+      const char* row = src.data + (j + i) * src.row_bytes;
+      if (j + i >= src.rows) {
+        std::memset(copy, 0, static_cast<size_t>(columns) * sizeof(Packed));
       } else if (!in_place) {
-        CopyRow(src, p.dtype, p.dim_qk, depth, copy);
+        CopyRow(row, src.dtype, src.cols, columns, copy);
       }
-      rows[i] = j + i < keys && in_place ? reinterpret_cast<const Packed*>(src) : copy;
+      rows[i] = j + i < src.rows && in_place ? reinterpret_cast<const Packed*>(row) : copy;
     }
     for (int64_t d = 0; d < readable; d += 4) {
-      TransposeFourDwords(rows, d * kPerDword, Engine::kTile, dst + d * Engine::kTile);
+      TransposeFourDwords(rows, d * kPerDword, kTile, dst + d * kTile);
     }
-    for (int64_t d = readable; d < shape.depth_dwords; ++d) {
-      hn::StoreU(hn::Zero(DwordTag()), DwordTag(), dst + d * Engine::kTile);
+    for (int64_t d = readable; d < column_dwords; ++d) {
+      hn::StoreU(hn::Zero(DwordTag()), DwordTag(), dst + d * kTile);
     }
   }
 }
 
 #if defined(__AVX512BW__)
-// 32 columns of two keys, interleaved so that a dword holds one column of both.
-KPT_SIMD_INLINE void InterleaveKeys(const uint16_t* a, const uint16_t* b, uint32_t* low,
+// 32 columns of two rows, interleaved so that a dword holds one column of both.
+KPT_SIMD_INLINE void InterleaveRows(const uint16_t* a, const uint16_t* b, uint32_t* low,
                                     uint32_t* high) {
   const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40,
                                          8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
@@ -130,48 +152,43 @@ KPT_SIMD_INLINE void InterleaveKeys(const uint16_t* a, const uint16_t* b, uint32
 }
 #endif
 
-template <class Engine, class B>
-[[maybe_unused]] static void PackValues(const FlashProblem& p, const FlashTask& task, B& block) {
-  using Packed = typename Engine::Packed;
-  constexpr int64_t kTile = Engine::kTile;
-  const int64_t keys = task.keys.end - task.keys.begin;
-  const PackedShape<Engine> shape(p, keys);
-  const bool in_place = IsPackedType<Packed>(p.dtype) && p.dim_v == shape.columns;
-  const char* base = RowOf(p.v, p.v_stride, task.batch, task.head_kv, task.keys.begin, p.dtype);
-  const int64_t row_bytes = p.v_stride.row * ItemSize(p.dtype);
-  // Row `key`, readable over all padded columns.
-  const auto row = [&](int64_t key, Packed* copy) -> const Packed* {
-    if (key >= keys) {
-      std::memset(copy, 0, static_cast<size_t>(shape.columns) * sizeof(Packed));
+// `padded_rows` is even and `columns` a multiple of kLanes dwords; tiles of columns are `tile`
+// elements apart. `scratch` has room for two rows, kScratchStride apart.
+template <int kTile, int kScratchStride, class Packed>
+[[maybe_unused]] static void PackByRows(const SourceRows& src, int64_t padded_rows, int64_t columns,
+                                        int64_t tile, Packed* scratch, Packed* packed) {
+  const bool in_place = IsPackedType<Packed>(src.dtype) && src.cols == columns;
+  // Row `j`, readable over all padded columns.
+  const auto row = [&](int64_t j, Packed* copy) -> const Packed* {
+    if (j >= src.rows) {
+      std::memset(copy, 0, static_cast<size_t>(columns) * sizeof(Packed));
       return copy;
     }
-    const char* src = base + key * row_bytes;
-    if (in_place) return reinterpret_cast<const Packed*>(src);
-    CopyRow(src, p.dtype, p.dim_v, shape.columns, copy);
+    const char* at = src.data + j * src.row_bytes;
+    if (in_place) return reinterpret_cast<const Packed*>(at);
+    CopyRow(at, src.dtype, src.cols, columns, copy);
     return copy;
   };
-  const int64_t padded = RoundUp(keys, Engine::kKeyAlign);
   if constexpr (sizeof(Packed) == 4) {
-    float* out = static_cast<float*>(task.packed_v);
-    for (int64_t j = 0; j < padded; ++j) {
-      const float* src = row(j, block.rows);
-      for (int64_t c = 0; c < shape.columns; c += kLanes) {
-        hn::StoreU(hn::LoadU(FloatTag(), src + c), FloatTag(),
-                   out + c / kTile * shape.v_tile + j * kTile + c % kTile);
+    for (int64_t j = 0; j < padded_rows; ++j) {
+      const float* from = row(j, scratch);
+      for (int64_t c = 0; c < columns; c += kLanes) {
+        hn::StoreU(hn::LoadU(FloatTag(), from + c), FloatTag(),
+                   packed + c / kTile * tile + j * kTile + c % kTile);
       }
     }
   }
 #if defined(__AVX512BW__)
   if constexpr (sizeof(Packed) == 2) {
-    uint32_t* out = static_cast<uint32_t*>(task.packed_v);
-    const int64_t tile_dwords = shape.v_tile / 2;
-    for (int64_t j = 0; j < padded; j += 2) {
-      const uint16_t* a = row(j, block.rows);
-      const uint16_t* b = row(j + 1, block.rows + B::kPackedStride);
+    uint32_t* out = reinterpret_cast<uint32_t*>(packed);
+    const int64_t tile_dwords = tile / 2;
+    for (int64_t j = 0; j < padded_rows; j += 2) {
+      const uint16_t* a = row(j, scratch);
+      const uint16_t* b = row(j + 1, scratch + kScratchStride);
       uint32_t* dst = out + j / 2 * kTile;
-      for (int64_t c = 0; c < shape.columns; c += 32) {
+      for (int64_t c = 0; c < columns; c += 32) {
         const int64_t d = c + 16;
-        InterleaveKeys(a + c, b + c, dst + c / kTile * tile_dwords + c % kTile,
+        InterleaveRows(a + c, b + c, dst + c / kTile * tile_dwords + c % kTile,
                        dst + d / kTile * tile_dwords + d % kTile);
       }
     }

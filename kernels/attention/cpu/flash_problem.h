@@ -85,6 +85,9 @@ struct FlashTask {
 
 // One implementation of the inner algorithm.
 struct FlashKernel {
+  using FillMask = void (*)(const FlashProblem&, int64_t batch, int64_t head, int64_t row,
+                            int64_t begin, int64_t n, float* dst);
+
   int block_rows;
   size_t (*block_bytes)();
   size_t (*packed_k_bytes)(const FlashProblem&, int64_t keys);
@@ -92,8 +95,7 @@ struct FlashKernel {
   void (*enter)();  // once a thread, before its first task; nullptr: nothing to do
   void (*leave)();
   // dst[j] = additive mask of (batch, head, row, key begin + j) for j in [0, n)
-  void (*fill_mask)(const FlashProblem&, int64_t batch, int64_t head, int64_t row, int64_t begin,
-                    int64_t n, float* dst);
+  FillMask fill_mask;
   void (*pack)(const FlashProblem&, const FlashTask&);
   // Rows [row, row + rows) of query head `head_q`: writes out and lse. rows <= block_rows.
   void (*run)(const FlashProblem&, const FlashTask&, int64_t head_q, int64_t row, int rows);

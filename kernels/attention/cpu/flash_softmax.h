@@ -50,40 +50,70 @@ struct Units {
   float log2;
 };
 
-// s = scale * s or softcap * tanh(scale / softcap * s), plus bias; -inf where the bias is, whatever
-// the score.
+// What a score becomes before its bias: t = scale * s, or softcap * tanh(scale / softcap * s).
+class ScoreMap {
+ public:
+  explicit ScoreMap(const FlashProblem& p)
+      : capped_(p.softcap > 0.0f),
+        factor_(Set(capped_ ? p.scale / p.softcap : p.scale)),
+        cap_(Set(p.softcap)) {}
+
+  HWY_INLINE FloatVec operator()(FloatVec s) const {
+    const FloatVec x = hn::Mul(s, factor_);
+    return capped_ ? hn::Mul(Tanh<false>(x), cap_) : x;
+  }
+  // With the derivative of t by scale * s.
+  HWY_INLINE FloatVec operator()(FloatVec s, FloatVec* slope) const {
+    const FloatVec x = hn::Mul(s, factor_);
+    const FloatVec one = Set(1.0f);
+    if (!capped_) {
+      *slope = one;
+      return x;
+    }
+    const FloatVec y = Tanh<false>(x);
+    *slope = hn::NegMulAdd(y, y, one);
+    return hn::Mul(y, cap_);
+  }
+
+ private:
+  bool capped_;
+  FloatVec factor_, cap_;
+};
+
+// -inf where the bias is, whatever the score.
+KPT_SIMD_INLINE FloatVec AddBias(FloatVec t, FloatVec bias) {
+  const FloatVec hidden = Set(kNegInf);
+  return hn::IfThenElse(hn::Eq(bias, hidden), hidden, hn::Add(t, bias));
+}
+
 KPT_SIMD_INLINE void TransformRow(const FlashProblem& p, const float* bias, int begin, int end,
                                   float* s) {
-  const FloatVec scale = Set(p.scale);
-  const FloatVec inner = Set(p.scale / p.softcap);
-  const FloatVec cap = Set(p.softcap);
-  const FloatVec hidden = Set(kNegInf);
+  const ScoreMap map(p);
   for (int i = begin; i < end; i += static_cast<int>(kLanes)) {
-    const FloatVec x = hn::LoadU(FloatTag(), s + i);
-    FloatVec t =
-        p.softcap > 0.0f ? hn::Mul(Tanh<false>(hn::Mul(x, inner)), cap) : hn::Mul(x, scale);
-    if (bias != nullptr) {
-      const FloatVec b = hn::LoadU(FloatTag(), bias + i);
-      t = hn::IfThenElse(hn::Eq(b, hidden), hidden, hn::Add(t, b));
-    }
+    FloatVec t = map(hn::LoadU(FloatTag(), s + i));
+    if (bias != nullptr) t = AddBias(t, hn::LoadU(FloatTag(), bias + i));
     hn::StoreU(t, FloatTag(), s + i);
   }
+}
+
+// Which of the places i, i + 1, ... of a vector lie in [from, to).
+KPT_SIMD_INLINE hn::Mask<FloatTag> IsInside(int i, int from, int to) {
+  const hn::RebindToSigned<FloatTag> di;
+  const auto place = hn::Iota(di, i);
+  return hn::RebindMask(FloatTag(),
+                        hn::And(hn::Ge(place, hn::Set(di, from)), hn::Lt(place, hn::Set(di, to))));
 }
 
 // -inf for the keys of [begin, end) outside [from, to).
 KPT_SIMD_INLINE void HideKeys(int from, int to, int begin, int end, float* s) {
   constexpr int kStep = static_cast<int>(kLanes);
-  const hn::RebindToSigned<FloatTag> di;
   for (int i = begin; i < end; i += kStep) {
     if (i >= from && i + kStep <= to) {
       i = to / kStep * kStep - kStep;  // the visible ones in between need nothing
       continue;
     }
-    const auto key = hn::Iota(di, i);
-    const auto visible = hn::And(hn::Ge(key, hn::Set(di, from)), hn::Lt(key, hn::Set(di, to)));
     const FloatVec x = hn::LoadU(FloatTag(), s + i);
-    hn::StoreU(hn::IfThenElse(hn::RebindMask(FloatTag(), visible), x, Set(kNegInf)), FloatTag(),
-               s + i);
+    hn::StoreU(hn::IfThenElse(IsInside(i, from, to), x, Set(kNegInf)), FloatTag(), s + i);
   }
 }
 

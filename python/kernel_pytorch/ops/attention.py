@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from kernel_pytorch.ops.activations import wide
 
-__all__ = ["default_scale", "eager", "key_ranges", "reference", "sdpa"]
+__all__ = ["bias_of", "default_scale", "eager", "key_ranges", "reference", "sdpa", "visible"]
 
 
 def default_scale(q: torch.Tensor) -> float:
@@ -44,7 +44,7 @@ def key_ranges(
     return begin, end
 
 
-def _visible(
+def visible(
     q: torch.Tensor,
     k: torch.Tensor,
     mask: torch.Tensor | None,
@@ -73,7 +73,7 @@ def _visible(
     return seen
 
 
-def _bias(
+def bias_of(
     q: torch.Tensor,
     k: torch.Tensor,
     mask: torch.Tensor | None,
@@ -119,10 +119,10 @@ def _formula(
     scores = q @ k.transpose(-1, -2) * (default_scale(q) if scale is None else scale)
     if softcap > 0:
         scores = softcap * torch.tanh(scores / softcap)
-    bias = _bias(q, k, mask, alibi_slopes, scores.dtype)
+    bias = bias_of(q, k, mask, alibi_slopes, scores.dtype)
     if bias is not None:
         scores = scores + bias
-    seen = _visible(q, k, mask, is_causal, window_left, window_right, q_doc, k_doc, prefix_len)
+    seen = visible(q, k, mask, is_causal, window_left, window_right, q_doc, k_doc, prefix_len)
     if seen is not None:
         scores = scores.masked_fill(~seen, float("-inf"))
     logits = scores
@@ -169,8 +169,8 @@ def sdpa(
     if plain and is_causal and square:
         full = None
     else:
-        full = _visible(q, k, mask, is_causal, window_left, window_right, q_doc, k_doc, prefix_len)
-        bias = _bias(q, k, mask, alibi_slopes, q.dtype)
+        full = visible(q, k, mask, is_causal, window_left, window_right, q_doc, k_doc, prefix_len)
+        bias = bias_of(q, k, mask, alibi_slopes, q.dtype)
         if bias is not None:
             full = bias if full is None else torch.where(full, bias, float("-inf"))
         if full is not None:

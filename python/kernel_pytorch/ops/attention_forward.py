@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
 from kernel_pytorch.ops.attention import eager, key_ranges, reference, sdpa
+from kernel_pytorch.ops.attention_checks import check_batch
+from kernel_pytorch.ops.attention_gradients import backward_call
 from kernel_pytorch.ops.attention_samples import CASES, ERRORS, build, size
 from kernel_pytorch.ops.spec import Benchmark, Case, Cost, OpSpec, Out, Tolerance
 
 _NAME = "attention_forward"
-
-
-def _wrong(argument: str, expected: str, got: Any) -> ValueError:
-    return ValueError(f"{_NAME}: argument '{argument}' must {expected}, got {got}")
-
-
-def _check_mask(q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor) -> None:
-    full = [q.shape[0], q.shape[1], q.shape[2], k.shape[2]]
-    fits = mask.dim() <= 4 and all(
-        have in (want, 1) for have, want in zip(reversed(mask.shape), reversed(full))
-    )
-    if not fits:
-        raise _wrong("mask", f"broadcast to {full} [B Hq Sq Sk]", f"shape {list(mask.shape)}")
-
-
-def _check_documents(q_doc: torch.Tensor | None, k_doc: torch.Tensor | None) -> None:
-    if q_doc is None:
-        raise _wrong("q_doc", "be given together with 'k_doc'", None)
-    if k_doc is None:
-        raise _wrong("k_doc", "be given together with 'q_doc'", None)
-    if k_doc.dtype != q_doc.dtype:
-        raise TypeError(
-            f"{_NAME}: argument 'k_doc' must have dtype {q_doc.dtype} like 'q_doc', "
-            f"got {k_doc.dtype}"
-        )
 
 
 def _check(
@@ -55,32 +31,20 @@ def _check(
     k_doc: torch.Tensor | None,
     prefix_len: int,
 ) -> None:
-    heads, heads_kv = q.shape[1], k.shape[1]
-    if heads != heads_kv and (heads_kv == 0 or heads % heads_kv != 0):
-        raise _wrong("q", f"have a multiple of k's {heads_kv} heads", f"{heads} heads")
-    if mask is not None:
-        _check_mask(q, k, mask)
-    if alibi_slopes is not None and list(alibi_slopes.shape) not in (
-        [heads],
-        [q.shape[0], heads],
-    ):
-        raise _wrong(
-            "alibi_slopes",
-            f"have shape [{heads}] or [{q.shape[0]}, {heads}]",
-            f"shape {list(alibi_slopes.shape)}",
-        )
-    if q_doc is not None or k_doc is not None:
-        _check_documents(q_doc, k_doc)
-    if scale is not None and not math.isfinite(scale):
-        raise _wrong("scale", "be finite", scale)
-    if not 0.0 <= softcap < math.inf:
-        raise _wrong("softcap", "be finite and not negative", softcap)
-    if window_left < -1:
-        raise _wrong("window_left", "be -1 (no limit) or more", window_left)
-    if window_right < -1:
-        raise _wrong("window_right", "be -1 (no limit) or more", window_right)
-    if prefix_len < 0:
-        raise _wrong("prefix_len", "not be negative", prefix_len)
+    check_batch(
+        _NAME,
+        q,
+        k,
+        mask,
+        scale,
+        window_left,
+        window_right,
+        softcap,
+        alibi_slopes,
+        q_doc,
+        k_doc,
+        prefix_len,
+    )
 
 
 # Every argument is spelled out: called for each call, and a dict of the rest would cost half.
@@ -185,6 +149,9 @@ ATTENTION_FORWARD = OpSpec(
     infer=_infer,
     reference=reference,
     eager=eager,
+    backward="attention_backward",
+    backward_call=backward_call,
+    backward_of=("q", "k", "v", "sinks"),
     autocast=True,
     cost=_cost,
     build_inputs=build,

@@ -21,7 +21,7 @@ import torch
 
 from kernel_pytorch.ops.spec import Case, ErrorCase, cases
 
-__all__ = ["CASES", "ERRORS", "build", "size"]
+__all__ = ["CASES", "CROSSED", "ERRORS", "adapted", "build", "size"]
 
 
 def build(
@@ -131,6 +131,31 @@ _MASKS = (
 )
 _DOCUMENTS = ("q_doc", "k_doc")
 
+
+def _crossed() -> tuple[Case, ...]:
+    """Every value of every option with every value of every other one: row (a, b) of 7 x 7 takes
+    value a + f b of factor f, so that two factors meet in all pairs (an orthogonal array)."""
+    factors: tuple[tuple[tuple[dict[str, Any], tuple[str, ...]], ...], ...] = (
+        tuple((options, ()) for options in _POSITIONS),
+        (({}, ()), *(({}, (_MASKS[i],)) for i in (0, 2, 3, 6, 9, 11))),
+        (({}, ()), ({"softcap": 2.0}, ()), ({"softcap": 15.0}, ())),
+        (({}, ()), ({}, ("alibi_slopes",)), ({}, ("alibi_slopes:[B,Hq]",))),
+        (({}, ()), ({}, _DOCUMENTS), ({}, ("q_doc:int32", "k_doc:int32"))),
+        (({}, ()), ({"scale": 1.0}, ()), ({"scale": -0.3}, ())),
+        (({}, ()), ({}, ("sinks",))),
+    )
+    found: list[Case] = []
+    for a in range(7):
+        for b in range(7):
+            chosen = [values[(a + f * b) % 7 % len(values)] for f, values in enumerate(factors)]
+            options = {k: v for own, _ in chosen for k, v in own.items()}
+            given = tuple(name for _, names in chosen for name in names)
+            found.append(Case(sizes=_GENERAL[b % 4], options=options, given=given, lead=()))
+    return tuple({str(case): case for case in found}.values())
+
+
+CROSSED = _crossed()
+
 CASES = (
     # sizes: every head dimension class, odd and empty ones
     _cases([size(2, 2, 2, 7, 9, d) for d in (1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 63, 65, 80, 96)])
@@ -201,6 +226,7 @@ CASES = (
         _GENERAL[:3], options=[{"window_left": 2**62, "window_right": 2**62, "prefix_len": 2**62}]
     )
 )
+CASES = (*CASES, *(c for c in CROSSED if str(c) not in set(map(str, CASES))))
 
 
 def _call(
@@ -352,3 +378,20 @@ ERRORS = (
         _error("integers", "'q' must have dtype", _call(dtypes=(torch.int32,) * 3), TypeError),
     )
 )
+
+
+def adapted(
+    name: str, adapt: Callable[[Callable[..., Any]], Callable[..., Any]], *but: str
+) -> tuple[ErrorCase, ...]:
+    """The refused calls of attention_forward as those of operator ``name``: ``adapt(op)`` takes
+    attention_forward's arguments. Those named in ``but`` are left out."""
+
+    def refused(error: ErrorCase) -> ErrorCase:
+        return ErrorCase(
+            name=error.name,
+            call=lambda op: error.call(adapt(op)),
+            error=error.error,
+            match=error.match.replace("attention_forward", name),
+        )
+
+    return tuple(refused(error) for error in ERRORS if error.name not in but)
