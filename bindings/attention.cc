@@ -1,5 +1,5 @@
-// The attention family: attention_forward and _backward; attention_decode, attention_paged,
-// kv_append and kv_append_quantize.
+// The attention family: attention_forward and _backward, and both for packed sequences;
+// attention_decode, attention_paged, kv_append and kv_append_quantize.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 
@@ -10,6 +10,7 @@
 #include "kernels/attention/attention_backward.h"
 #include "kernels/attention/attention_decode.h"
 #include "kernels/attention/attention_forward.h"
+#include "kernels/attention/attention_varlen.h"
 #include "kernels/attention/kv_append.h"
 
 namespace kpt::bindings {
@@ -31,6 +32,18 @@ void TakeOptions(Call& call, std::optional<double> scale, bool is_causal, int64_
   call.OptionalInput("q_doc", q_doc, &options->q_doc);
   call.OptionalInput("k_doc", k_doc, &options->k_doc);
   options->prefix_len = prefix_len;
+}
+
+void TakeSequences(Call& call, nb::handle q, nb::handle k, nb::handle v, nb::handle cu_seqlens_q,
+                   nb::handle cu_seqlens_k, int64_t max_seqlen_q, int64_t max_seqlen_k,
+                   cpu::PackedSequences* args) {
+  call.Input("q", q, &args->q);
+  call.Input("k", k, &args->k);
+  call.Input("v", v, &args->v);
+  call.Input("cu_seqlens_q", cu_seqlens_q, &args->cu_seqlens_q);
+  call.Input("cu_seqlens_k", cu_seqlens_k, &args->cu_seqlens_k);
+  args->max_seqlen_q = max_seqlen_q;
+  args->max_seqlen_k = max_seqlen_k;
 }
 
 // What attention_decode and attention_paged have in common.
@@ -128,6 +141,61 @@ void BindAttention(nb::module_& m) {
       },
       nb::arg("grad_q"), nb::arg("grad_k"), nb::arg("grad_v"), nb::arg("grad_out"), nb::arg("q"),
       nb::arg("k"), nb::arg("v"), nb::arg("out"), nb::arg("lse"), nb::arg("mask").none(),
+      nb::arg("scale").none(), nb::arg("is_causal"), nb::arg("window_left"),
+      nb::arg("window_right"), nb::arg("softcap"), nb::arg("alibi_slopes").none(),
+      nb::arg("sinks").none(), nb::arg("q_doc").none(), nb::arg("k_doc").none(),
+      nb::arg("prefix_len"), nb::arg("grad_lse").none());
+
+  AddVariants("attention_varlen_forward", cpu::AttentionVarlenForwardVariants());
+  m.def(
+      "attention_varlen_forward",
+      [](nb::handle out, nb::handle lse, nb::handle q, nb::handle k, nb::handle v,
+         nb::handle cu_seqlens_q, nb::handle cu_seqlens_k, int64_t max_seqlen_q,
+         int64_t max_seqlen_k, std::optional<double> scale, bool is_causal, int64_t window_left,
+         int64_t window_right, double softcap, nb::handle alibi_slopes, nb::handle sinks,
+         nb::handle q_doc, nb::handle k_doc, int64_t prefix_len) {
+        Call call("attention_varlen_forward");
+        cpu::AttentionVarlenForwardArgs args;
+        TakeSequences(call, q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, &args);
+        TakeOptions(call, scale, is_causal, window_left, window_right, softcap, alibi_slopes, sinks,
+                    q_doc, k_doc, prefix_len, &args);
+        call.Output("out", out, &args.out);
+        call.Output("lse", lse, &args.lse, Layout::kAny);
+        return call.Run(cpu::AttentionVarlenForward, args);
+      },
+      nb::arg("out"), nb::arg("lse"), nb::arg("q"), nb::arg("k"), nb::arg("v"),
+      nb::arg("cu_seqlens_q"), nb::arg("cu_seqlens_k"), nb::arg("max_seqlen_q"),
+      nb::arg("max_seqlen_k"), nb::arg("scale").none(), nb::arg("is_causal"),
+      nb::arg("window_left"), nb::arg("window_right"), nb::arg("softcap"),
+      nb::arg("alibi_slopes").none(), nb::arg("sinks").none(), nb::arg("q_doc").none(),
+      nb::arg("k_doc").none(), nb::arg("prefix_len"));
+
+  AddVariants("attention_varlen_backward", cpu::AttentionVarlenBackwardVariants());
+  m.def(
+      "attention_varlen_backward",
+      [](nb::handle grad_q, nb::handle grad_k, nb::handle grad_v, nb::handle grad_out, nb::handle q,
+         nb::handle k, nb::handle v, nb::handle out, nb::handle lse, nb::handle cu_seqlens_q,
+         nb::handle cu_seqlens_k, int64_t max_seqlen_q, int64_t max_seqlen_k,
+         std::optional<double> scale, bool is_causal, int64_t window_left, int64_t window_right,
+         double softcap, nb::handle alibi_slopes, nb::handle sinks, nb::handle q_doc,
+         nb::handle k_doc, int64_t prefix_len, nb::handle grad_lse) {
+        Call call("attention_varlen_backward");
+        cpu::AttentionVarlenBackwardArgs args;
+        call.Output("grad_q", grad_q, &args.grad_q);
+        call.Output("grad_k", grad_k, &args.grad_k);
+        call.Output("grad_v", grad_v, &args.grad_v);
+        call.Input("grad_out", grad_out, &args.grad_out);
+        TakeSequences(call, q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, &args);
+        call.Input("out", out, &args.out);
+        call.Input("lse", lse, &args.lse);
+        TakeOptions(call, scale, is_causal, window_left, window_right, softcap, alibi_slopes, sinks,
+                    q_doc, k_doc, prefix_len, &args);
+        call.OptionalInput("grad_lse", grad_lse, &args.grad_lse);
+        return call.Run(cpu::AttentionVarlenBackward, args);
+      },
+      nb::arg("grad_q"), nb::arg("grad_k"), nb::arg("grad_v"), nb::arg("grad_out"), nb::arg("q"),
+      nb::arg("k"), nb::arg("v"), nb::arg("out"), nb::arg("lse"), nb::arg("cu_seqlens_q"),
+      nb::arg("cu_seqlens_k"), nb::arg("max_seqlen_q"), nb::arg("max_seqlen_k"),
       nb::arg("scale").none(), nb::arg("is_causal"), nb::arg("window_left"),
       nb::arg("window_right"), nb::arg("softcap"), nb::arg("alibi_slopes").none(),
       nb::arg("sinks").none(), nb::arg("q_doc").none(), nb::arg("k_doc").none(),

@@ -9,8 +9,8 @@
 // where ds/dx / scale is 1, or 1 - tanh(scale / softcap * x)^2 when softcap > 0. The sums of grad_k
 // and grad_v go over the query heads that share the key head as well.
 //
-// A sink enters through lse and out alone. What the gradients of sinks, masks and slopes are follows
-// from these formulas too, but they are not computed here.
+// A sink enters through lse and out alone. What the gradients of sinks, masks and slopes are
+// follows from these formulas too, but they are not computed here.
 //
 // The formula is that of Dao et al., "FlashAttention-2" (2023): p is computed again from lse.
 #ifndef KPT_KERNELS_ATTENTION_ATTENTION_BACKWARD_H_

@@ -1,10 +1,9 @@
-// attention_backward: argument checks, variant table.
+// attention_backward: argument checks.
 #include "kernels/attention/attention_backward.h"
 
 #include "kernels/attention/cpu/attention_checks.h"
 #include "kernels/attention/cpu/flash_arguments.h"
-#include "kernels/attention/cpu/flash_backward_driver.h"
-#include "kernels/attention/cpu/flash_kernels.h"
+#include "kernels/attention/cpu/flash_variants.h"
 #include "kernels/base/row_checks.h"
 
 namespace kpt::cpu {
@@ -73,39 +72,15 @@ FlashBackwardProblem Resolve(const AttentionBackwardArgs& a) {
   return p;
 }
 
-bool Fits(const LaunchContext& ctx, const FlashBackwardProblem& p) { return FitsFlash(ctx, p); }
-
-#if defined(KPT_HAVE_X86_VARIANTS)
-bool FitsBFloat16(const LaunchContext& ctx, const FlashBackwardProblem& p) {
-  return FitsBFloat16Flash(ctx, p);
-}
-#endif
-
-template <FlashBackwardKernel (*kKernel)()>
-Status RunKernel(const LaunchContext& ctx, const FlashBackwardProblem& p) {
-  static const FlashBackwardKernel kernel = kKernel();
-  return RunFlashBackward(ctx, kernel, &p, 1);
-}
-
-constexpr Variant<FlashBackwardProblem> kVariants[] = {
-#if defined(KPT_HAVE_X86_VARIANTS)
-    {"avx512_bf16", Isa::kAvx512Bf16, FitsBFloat16,
-     RunKernel<avx512_bf16::BFloat16FlashBackwardKernel>},
-    {"avx512", Isa::kAvx512, Fits, RunKernel<avx512::FloatFlashBackwardKernel>},
-    {"avx2", Isa::kAvx2, Fits, RunKernel<avx2::FloatFlashBackwardKernel>},
-#endif
-    {"baseline", Isa::kBaseline, Fits, RunKernel<baseline::FloatFlashBackwardKernel>},
-};
-
 }  // namespace
 
 Status AttentionBackward(const LaunchContext& ctx, const AttentionBackwardArgs& args) {
   KPT_RETURN_IF_ERROR(CheckBatch(kOp, args.q, args.k, args.v, args));
   KPT_RETURN_IF_ERROR(CheckSaved(args));
   KPT_RETURN_IF_ERROR(CheckGradients(args));
-  return RunFirst(kOp, kVariants, ctx, Resolve(args));
+  return RunBackwardVariant(kOp, ctx, {Resolve(args)});
 }
 
-std::vector<VariantInfo> AttentionBackwardVariants() { return ListVariants(kVariants); }
+std::vector<VariantInfo> AttentionBackwardVariants() { return BackwardVariants(); }
 
 }  // namespace kpt::cpu

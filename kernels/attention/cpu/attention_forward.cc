@@ -1,10 +1,9 @@
-// attention_forward: argument checks, variant table.
+// attention_forward: argument checks.
 #include "kernels/attention/attention_forward.h"
 
 #include "kernels/attention/cpu/attention_checks.h"
 #include "kernels/attention/cpu/flash_arguments.h"
-#include "kernels/attention/cpu/flash_driver.h"
-#include "kernels/attention/cpu/flash_kernels.h"
+#include "kernels/attention/cpu/flash_variants.h"
 #include "kernels/base/row_checks.h"
 
 namespace kpt::cpu {
@@ -24,23 +23,6 @@ Status CheckOutputs(const AttentionForwardArgs& a) {
   return CheckOverlap(kOp, "out", a.out, "lse", a.lse, false);
 }
 
-template <FlashKernel (*kKernel)()>
-Status RunKernel(const LaunchContext& ctx, const FlashProblem& p) {
-  static const FlashKernel kernel = kKernel();
-  return RunFlash(ctx, kernel, &p, 1);
-}
-
-constexpr Variant<FlashProblem> kVariants[] = {
-#if defined(KPT_HAVE_X86_VARIANTS)
-    {"amx", Isa::kAmx, FitsBFloat16Flash, RunKernel<amx::BFloat16FlashKernel>},
-    {"avx512_bf16", Isa::kAvx512Bf16, FitsBFloat16Flash,
-     RunKernel<avx512_bf16::BFloat16FlashKernel>},
-    {"avx512", Isa::kAvx512, FitsFlash, RunKernel<avx512::FloatFlashKernel>},
-    {"avx2", Isa::kAvx2, FitsFlash, RunKernel<avx2::FloatFlashKernel>},
-#endif
-    {"baseline", Isa::kBaseline, FitsFlash, RunKernel<baseline::FloatFlashKernel>},
-};
-
 }  // namespace
 
 Status AttentionForward(const LaunchContext& ctx, const AttentionForwardArgs& args) {
@@ -51,9 +33,9 @@ Status AttentionForward(const LaunchContext& ctx, const AttentionForwardArgs& ar
   p.out_stride = StridesOf(args.out);
   p.lse = args.lse.as_mutable<float>();
   p.lse_stride = StridesOf(args.lse);
-  return RunFirst(kOp, kVariants, ctx, p);
+  return RunForwardVariant(kOp, ctx, {p});
 }
 
-std::vector<VariantInfo> AttentionForwardVariants() { return ListVariants(kVariants); }
+std::vector<VariantInfo> AttentionForwardVariants() { return ForwardVariants(); }
 
 }  // namespace kpt::cpu

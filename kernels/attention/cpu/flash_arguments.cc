@@ -26,8 +26,8 @@ Status CheckMask(const char* op, const TensorView& q, const TensorView& k, const
 }
 
 // A limit beyond every distance is no limit; this also keeps sums with positions in range.
-int64_t Window(int64_t window, const TensorView& q, const TensorView& k) {
-  return window > q.dim(2) + k.dim(2) ? -1 : window;
+int64_t Window(int64_t window, const FlashProblem& p) {
+  return window > p.seqlen_q + p.seqlen_k ? -1 : window;
 }
 
 }  // namespace
@@ -141,6 +141,25 @@ Status CheckOutput(const char* op, const char* arg, const MutableTensorView& out
 
 HeadStrides StridesOf(const TensorView& t) { return {t.strides[0], t.strides[1], t.strides[2]}; }
 
+void SetOptions(const AttentionOptions& o, FlashProblem* problem) {
+  FlashProblem& p = *problem;
+  p.scale = o.scale.has_value() ? *o.scale : 1.0f / std::sqrt(static_cast<float>(p.dim_qk));
+  p.softcap = o.softcap;
+  p.is_causal = o.is_causal;
+  p.window_left = Window(o.window_left, p);
+  p.window_right = Window(o.window_right, p);
+  p.prefix_len = o.prefix_len < p.seqlen_k ? o.prefix_len : p.seqlen_k;
+  if (o.alibi_slopes.present()) {
+    p.alibi = o.alibi_slopes.as<float>();
+    p.alibi_batch_stride = o.alibi_slopes.rank == 2 ? o.alibi_slopes.stride(0) : 0;
+    p.alibi_head_stride = o.alibi_slopes.stride(-1);
+  }
+  if (o.sinks.present()) {
+    p.sinks = o.sinks.as<float>();
+    p.sinks_stride = o.sinks.stride(0);
+  }
+}
+
 FlashProblem ResolveBatch(const TensorView& q, const TensorView& k, const TensorView& v,
                           const AttentionOptions& o) {
   FlashProblem p{};
@@ -158,12 +177,7 @@ FlashProblem ResolveBatch(const TensorView& q, const TensorView& k, const Tensor
   p.seqlen_k = k.dim(2);
   p.dim_qk = q.dim(3);
   p.dim_v = v.dim(3);
-  p.scale = o.scale.has_value() ? *o.scale : 1.0f / std::sqrt(static_cast<float>(p.dim_qk));
-  p.softcap = o.softcap;
-  p.is_causal = o.is_causal;
-  p.window_left = Window(o.window_left, q, k);
-  p.window_right = Window(o.window_right, q, k);
-  p.prefix_len = o.prefix_len < p.seqlen_k ? o.prefix_len : p.seqlen_k;
+  SetOptions(o, &p);
   if (o.mask.present()) {
     // Dimension i of the mask expanded to four; dimensions that it lacks are in front.
     const auto stride = [&](int i) -> int64_t {
@@ -175,15 +189,6 @@ FlashProblem ResolveBatch(const TensorView& q, const TensorView& k, const Tensor
     p.mask_stride = {stride(0), stride(1), stride(2)};
     p.mask_key_stride = stride(3);
   }
-  if (o.alibi_slopes.present()) {
-    p.alibi = o.alibi_slopes.as<float>();
-    p.alibi_batch_stride = o.alibi_slopes.rank == 2 ? o.alibi_slopes.stride(0) : 0;
-    p.alibi_head_stride = o.alibi_slopes.stride(-1);
-  }
-  if (o.sinks.present()) {
-    p.sinks = o.sinks.as<float>();
-    p.sinks_stride = o.sinks.stride(0);
-  }
   if (o.q_doc.present()) {
     p.q_doc = o.q_doc.data;
     p.k_doc = o.k_doc.data;
@@ -194,14 +199,6 @@ FlashProblem ResolveBatch(const TensorView& q, const TensorView& k, const Tensor
     p.k_doc_row = o.k_doc.stride(1);
   }
   return p;
-}
-
-bool FitsFlash(const LaunchContext&, const FlashProblem& p) {
-  return p.dim_qk >= 1 && p.dim_qk <= kFlashMaxDim && p.dim_v >= 1 && p.dim_v <= kFlashMaxDim;
-}
-
-bool FitsBFloat16Flash(const LaunchContext& ctx, const FlashProblem& p) {
-  return p.dtype == DType::kBFloat16 && FitsFlash(ctx, p);
 }
 
 }  // namespace kpt::cpu

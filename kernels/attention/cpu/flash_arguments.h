@@ -4,7 +4,6 @@
 
 #include "kernels/attention/attention_options.h"
 #include "kernels/attention/cpu/flash_problem.h"
-#include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 
@@ -32,14 +31,14 @@ Status CheckOutput(const char* op, const char* arg, const MutableTensorView& out
                    const TensorView& q, const TensorView& k, const TensorView& v,
                    const AttentionOptions& o);
 
+// Everything but mask and documents, once the lengths are set.
+void SetOptions(const AttentionOptions& o, FlashProblem* problem);
+
 // For checked [B, H, S, D] tensors: all but what is written.
 FlashProblem ResolveBatch(const TensorView& q, const TensorView& k, const TensorView& v,
                           const AttentionOptions& o);
 
 HeadStrides StridesOf(const TensorView& t);  // of the first three dimensions
-
-bool FitsFlash(const LaunchContext&, const FlashProblem& p);
-bool FitsBFloat16Flash(const LaunchContext&, const FlashProblem& p);
 
 }  // namespace kpt::cpu
 
