@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["SUITES", "Goal", "goal_of"]
+__all__ = ["FAMILIES", "SUITES", "Goal", "goal_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,33 @@ _ATTENTION = (
         "B1 H16 S1024 D64",
         ratio=1.8,
         share=0.75,
+    ),
+)
+
+_ATTENTION_BACKWARD = (
+    _goal(
+        "attention_backward",
+        "bfloat16",
+        "B1 H16 S2048 D128 causal",
+        "B1 H8 S2048 D128",
+        ratio=1.8,
+    ),
+    _goal("attention_backward", "bfloat16", "B1 H12 S512 D64 causal", "B1 H12 S512 D64", ratio=3),
+    _goal(
+        "attention_backward",
+        "bfloat16",
+        "B32 H12 S128 D32 causal",
+        "B32 H12 S128 D32",
+        ratio=1.3,
+    ),
+    _goal(
+        "attention_backward",
+        "float32",
+        "B1 H16 S2048 D128 causal",
+        "B1 H16 S1024 D64 causal",
+        "B1 H16 S1024 D64",
+        "B32 H12 S128 D32",
+        ratio=1.3,
     ),
 )
 
@@ -154,10 +181,13 @@ _ROWS = (
 )
 
 SUITES: dict[str, tuple[Goal, ...]] = {
-    "cpu": (*_ATTENTION, *_DECODE, *_LINEAR, *_LOW_PRECISION, *_ROWS),
-    "cpu-attention": (*_ATTENTION, *_DECODE, *_CACHES),
+    "cpu": (*_ATTENTION, *_ATTENTION_BACKWARD, *_DECODE, *_LINEAR, *_LOW_PRECISION, *_ROWS),
+    "cpu-attention": (*_ATTENTION, *_ATTENTION_BACKWARD, *_DECODE, *_CACHES),
 }
-"""Goals by suite; ``cpu`` was set for two cores with AVX-512 BF16 (AMD Zen 4)."""
+"""Goals by suite; they were set for two cores with AVX-512 BF16 (AMD Zen 4)."""
+
+FAMILIES: dict[str, str] = {"cpu-attention": "attention"}
+"""The suites that run all rows of a family, those without a goal too."""
 
 
 def goal_of(op: str, row: str, dtype: str, suite: str = "") -> Goal | None:

@@ -14,7 +14,7 @@ from kernel_pytorch.backends import cpu
 from kernel_pytorch.bench import record
 from kernel_pytorch.bench.allocator import kept_memory, settles
 from kernel_pytorch.bench.caches import last_level_bytes
-from kernel_pytorch.bench.goals import SUITES, goal_of
+from kernel_pytorch.bench.goals import FAMILIES, SUITES, goal_of
 from kernel_pytorch.bench.inputs import BEYOND_CACHE, Call, available_bytes, make_inputs
 from kernel_pytorch.bench.limits import Limits
 from kernel_pytorch.bench.measure import Paired, Side, measure_pairs
@@ -41,7 +41,7 @@ class Options:
     match: str = ""
     """Only rows whose name contains this."""
     suite: str = ""
-    """Only rows that have a goal in this suite (:data:`kernel_pytorch.bench.goals.SUITES`)."""
+    """Only rows of this suite (:data:`kernel_pytorch.bench.goals.SUITES`)."""
     hot: bool = False
     """Keep every row's inputs in the caches."""
     seconds: float = 2.0
@@ -72,7 +72,11 @@ def select(options: Options) -> list[tuple[OpSpec, Benchmark]]:
         and (not options.families or spec.family in options.families)
         and (not options.dtypes or _short(row.dtype) in options.dtypes)
         and options.match in row.name
-        and (not options.suite or goal_of(spec.name, row.name, _short(row.dtype), options.suite))
+        and (
+            not options.suite
+            or FAMILIES.get(options.suite) == spec.family
+            or goal_of(spec.name, row.name, _short(row.dtype), options.suite)
+        )
     ]
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from kernel_pytorch.ops import attention, gradients
+from kernel_pytorch.ops import attention
+from kernel_pytorch.ops.attention_benchmarks import BACKWARD
 from kernel_pytorch.ops.attention_checks import check_batch
-from kernel_pytorch.ops.attention_gradients import eager, recorded_sdpa, reference
+from kernel_pytorch.ops.attention_gradients import eager, reference
 from kernel_pytorch.ops.attention_samples import CROSSED, adapted, build, size
-from kernel_pytorch.ops.spec import Benchmark, Case, Cost, ErrorCase, OpSpec, Out, Tolerance, cases
+from kernel_pytorch.ops.spec import Case, Cost, ErrorCase, OpSpec, Out, Tolerance, cases
 
 _NAME = "attention_backward"
 
@@ -143,17 +144,6 @@ def _refused(
     return ErrorCase(name=name, call=call, error=error, match=f"{_NAME}: argument {match}")
 
 
-def _row(
-    dtype: torch.dtype, b: int, h: int, s: int, d: int, causal: bool = False, hkv: int | None = None
-) -> Benchmark:
-    name = f"B{b} H{h}{'' if hkv is None else f'/{hkv}'} S{s} D{d}{' causal' if causal else ''}"
-    options = {"is_causal": True} if causal else {}
-    case = Case(sizes=size(b, h, hkv or h, s, s, d), options=options, lead=())
-    return Benchmark(
-        name=name, case=case, dtype=dtype, eager=gradients.replay, eager_inputs=recorded_sdpa
-    )
-
-
 # Where every query sees a single key, that has the weight 1 and no gradient: all would be rounding.
 _SIZES = (
     *(size(2, 2, 2, 21, 33, d) for d in (1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 63, 65, 80, 96)),
@@ -280,19 +270,7 @@ ATTENTION_BACKWARD = OpSpec(
             grad_lse=lambda: torch.ones(1, 4, 5),
         ),
     ),
-    benchmarks=(
-        _row(torch.bfloat16, 1, 16, 2048, 128, causal=True),
-        _row(torch.bfloat16, 1, 8, 2048, 128),
-        _row(torch.bfloat16, 1, 16, 1024, 128, causal=True, hkv=4),
-        _row(torch.bfloat16, 1, 12, 512, 64, causal=True),
-        _row(torch.bfloat16, 1, 12, 512, 64),
-        _row(torch.bfloat16, 32, 12, 128, 32, causal=True),
-        _row(torch.bfloat16, 32, 12, 128, 32),
-        _row(torch.float32, 1, 16, 2048, 128, causal=True),
-        _row(torch.float32, 1, 16, 1024, 64, causal=True),
-        _row(torch.float32, 1, 16, 1024, 64),
-        _row(torch.float32, 32, 12, 128, 32),
-    ),
+    benchmarks=BACKWARD,
     doc="""
 The gradients of `attention_forward`, from its inputs, its outputs and the gradient `grad_out` of
 `out`. With the scores `s` and weights `p` of that page, computed again from `lse`:

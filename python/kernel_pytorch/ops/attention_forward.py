@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from kernel_pytorch.ops.attention import eager, key_ranges, reference, sdpa
+from kernel_pytorch.ops.attention import eager, key_ranges, reference
+from kernel_pytorch.ops.attention_benchmarks import FORWARD
 from kernel_pytorch.ops.attention_checks import check_batch
 from kernel_pytorch.ops.attention_gradients import backward_call
-from kernel_pytorch.ops.attention_samples import CASES, ERRORS, build, size
-from kernel_pytorch.ops.spec import Benchmark, Case, Cost, OpSpec, Out, Tolerance
+from kernel_pytorch.ops.attention_samples import CASES, ERRORS, build
+from kernel_pytorch.ops.spec import Cost, OpSpec, Out, Tolerance
 
 _NAME = "attention_forward"
 
@@ -99,28 +100,6 @@ def _cost(
     )
 
 
-def _row(
-    dtype: torch.dtype,
-    b: int,
-    h: int,
-    s: int,
-    d: int,
-    causal: bool = False,
-    hkv: int | None = None,
-    given: tuple[str, ...] = (),
-    hot: bool = False,
-) -> Benchmark:
-    sizes = size(b, h, h if hkv is None else hkv, s, s, d)
-    name = f"B{b} H{h}{'' if hkv is None else f'/{hkv}'} S{s} D{d}"
-    name += " causal" if causal else ""
-    name += " padded" if given else ""
-    options = {"is_causal": True} if causal else {}
-    case = Case(sizes=sizes, options=options, given=given, lead=())
-    return Benchmark(name=name, case=case, dtype=dtype, eager=sdpa, hot=hot)
-
-
-_PADDED = ("mask:padding[B,1,1,Sk]",)
-
 ATTENTION_FORWARD = OpSpec(
     name=_NAME,
     family="attention",
@@ -162,21 +141,7 @@ ATTENTION_FORWARD = OpSpec(
     row_dims=3,
     cases=CASES,
     error_cases=ERRORS,
-    benchmarks=(
-        _row(torch.bfloat16, 1, 16, 2048, 128, causal=True),
-        _row(torch.bfloat16, 1, 8, 4096, 128),
-        _row(torch.bfloat16, 1, 16, 1001, 128, causal=True, hkv=4),
-        _row(torch.bfloat16, 1, 12, 512, 64, causal=True),
-        _row(torch.bfloat16, 1, 12, 512, 64),
-        _row(torch.bfloat16, 32, 12, 128, 32, causal=True),
-        _row(torch.bfloat16, 32, 12, 128, 32),
-        _row(torch.bfloat16, 32, 12, 128, 32, given=_PADDED),
-        *(_row(torch.bfloat16, 1, 12, s, 32, hot=True) for s in (16, 32, 64, 128)),
-        _row(torch.float32, 1, 16, 2048, 128, causal=True),
-        _row(torch.float32, 1, 16, 1024, 64, causal=True),
-        _row(torch.float32, 1, 16, 1024, 64),
-        _row(torch.float32, 32, 12, 128, 32),
-    ),
+    benchmarks=FORWARD,
     doc="""
 `out = softmax(scale * q k^T + bias) v` per head, by an online softmax over blocks of keys (Dao,
 "FlashAttention-2", 2023): the scores are never stored.

@@ -1,4 +1,4 @@
-"""Gradients of attention: the formula, with every step written out, and PyTorch's own."""
+"""Gradients of attention: the formula, with every step written out."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from kernel_pytorch.ops import gradients
 from kernel_pytorch.ops.activations import wide
-from kernel_pytorch.ops.attention import bias_of, default_scale, sdpa, visible
+from kernel_pytorch.ops.attention import bias_of, default_scale, visible
 
-__all__ = ["backward_call", "eager", "recorded_sdpa", "reference"]
+__all__ = ["backward_call", "eager", "reference", "sinks_gradient"]
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -109,22 +108,6 @@ def reference(
 def eager(*args: Any, **options: Any) -> Gradients:
     """The formula in the inputs' dtype."""
     return _gradients(*args, **options)
-
-
-def recorded_sdpa(
-    grad_out: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    **options: Any,
-) -> tuple[Any, ...]:
-    """A graph of ``F.scaled_dot_product_attention`` and what :func:`gradients.replay` takes."""
-    options.pop("grad_lse", None)
-    outputs, leaves = gradients.recorded(lambda *t: sdpa(*t, **options), (q, k, v))
-    with torch.inference_mode(False):
-        return outputs, leaves, (grad_out.clone(),)
 
 
 def backward_call(
