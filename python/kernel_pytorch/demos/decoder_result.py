@@ -24,7 +24,7 @@ __all__ = ["DecoderResult", "Perplexity"]
 
 @dataclass(kw_only=True)
 class Perplexity:
-    """Of the model optimized at a precision, on the reference's own texts."""
+    """Of the model with all layers replaced at a precision, on the reference's own texts."""
 
     precision: str
     value: float
@@ -40,7 +40,7 @@ class DecoderResult:
     """``seconds`` are those of a whole generation of ``tokens`` tokens."""
     tokens: int
     same_tokens: float
-    """Share of the greedy tokens at precision "keep" that are eager's in float32."""
+    """Share of the greedy tokens, all layers replaced at precision "keep", that are eager's."""
     perplexity: float
     """Of the model in float32 as transformers runs it."""
     perplexities: list[Perplexity]

@@ -15,7 +15,6 @@ _SMALL = {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 200, "n_positio
 def small(monkeypatch):
     sizes = {**_SMALL, "bos_token_id": 0, "eos_token_id": 0}
     monkeypatch.setattr(decoder, "_SIZES", sizes)
-    monkeypatch.setattr(decoder, "_SPREAD", 0.2)
     monkeypatch.setattr(Timing, "wins", property(lambda _: True))
     monkeypatch.setattr("kernel_pytorch.optimize.session._GROUP_SECONDS", 1e-9)
     monkeypatch.setattr("kernel_pytorch.optimize.judge._MODEL_SECONDS", 1e-9)
