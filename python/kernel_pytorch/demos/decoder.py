@@ -30,7 +30,7 @@ _SIZES: dict[str, Any] = {}
 """What differs from ``GPT2Config``'s own sizes, which are GPT-2 small's."""
 _SEED = 0
 _HEAD_SPREAD = 0.134
-"""Standard deviation of the last layer's weights: logits vary by 3.7, for a perplexity of about 100."""
+"""Standard deviation of the last layer's weights: with it the perplexity is about 100."""
 _PROMPT, _TEXTS, _TEXT = 32, 2, 192
 _PRECISIONS = ("keep", "bf16", "int8", "int4", "fp8")
 _COMPARED = ("bf16", "int8", "int4")
