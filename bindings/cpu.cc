@@ -15,6 +15,7 @@ NB_MODULE(cpu, m) {
   kpt::bindings::BindAttention(m);
   kpt::bindings::BindGemm(m);
   kpt::bindings::BindLoss(m);
+  kpt::bindings::BindMoe(m);
   kpt::bindings::BindNorm(m);
   kpt::bindings::BindProbe(m);
   kpt::bindings::BindQuant(m);

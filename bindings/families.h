@@ -10,6 +10,7 @@ void BindActivation(nanobind::module_& m);
 void BindAttention(nanobind::module_& m);
 void BindGemm(nanobind::module_& m);
 void BindLoss(nanobind::module_& m);
+void BindMoe(nanobind::module_& m);
 void BindNorm(nanobind::module_& m);
 void BindProbe(nanobind::module_& m);
 void BindQuant(nanobind::module_& m);
