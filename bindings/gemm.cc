@@ -1,5 +1,5 @@
-// The gemm family: linear_act, grouped_gemm and their gradients, pack_weight, packed_linear,
-// fp8_gemm, int8_gemm.
+// The gemm family: linear_act, grouped_gemm and their gradients, moe_ffn, pack_weight,
+// packed_linear, fp8_gemm, int8_gemm.
 #include <nanobind/nanobind.h>
 
 #include <string>
@@ -12,6 +12,7 @@
 #include "kernels/gemm/int8_gemm.h"
 #include "kernels/gemm/linear_act.h"
 #include "kernels/gemm/linear_act_backward.h"
+#include "kernels/gemm/moe_ffn.h"
 #include "kernels/gemm/pack_weight.h"
 #include "kernels/gemm/packed_linear.h"
 
@@ -74,6 +75,31 @@ void BindGemm(nb::module_& m) {
       },
       nb::arg("grad_x"), nb::arg("grad_weight"), nb::arg("grad_out"), nb::arg("x"),
       nb::arg("weight"), nb::arg("offsets"), nb::arg("want_x"), nb::arg("want_weight"));
+
+  AddVariants("moe_ffn", cpu::MoeFfnVariants());
+  m.def(
+      "moe_ffn",
+      [](nb::handle out, nb::handle x, nb::handle w_in, nb::handle w_out, nb::handle weights,
+         nb::handle indices, const char* activation, nb::handle b_in, nb::handle b_out,
+         nb::handle s_in, nb::handle s_out) {
+        Call call("moe_ffn");
+        cpu::MoeFfnArgs args;
+        call.Input("x", x, &args.x);
+        call.Input("w_in", w_in, &args.w_in);
+        call.Input("w_out", w_out, &args.w_out);
+        call.Input("weights", weights, &args.weights);
+        call.Input("indices", indices, &args.indices);
+        args.activation = call.Activation("activation", activation);
+        call.OptionalInput("b_in", b_in, &args.b_in);
+        call.OptionalInput("b_out", b_out, &args.b_out);
+        call.OptionalInput("s_in", s_in, &args.s_in);
+        call.OptionalInput("s_out", s_out, &args.s_out);
+        call.Output("out", out, &args.out);
+        return call.Run(cpu::MoeFfn, args);
+      },
+      nb::arg("out"), nb::arg("x"), nb::arg("w_in"), nb::arg("w_out"), nb::arg("weights"),
+      nb::arg("indices"), nb::arg("activation"), nb::arg("b_in").none(), nb::arg("b_out").none(),
+      nb::arg("s_in").none(), nb::arg("s_out").none());
 
   AddVariants("linear_act", cpu::LinearActVariants());
   m.def(

@@ -113,7 +113,8 @@ void RunDotRows(const PanelGemm& g, const char* x, int64_t n0, int64_t n1, float
       for (int64_t q = 0; q < valid; q += kDotRows) {
         const char* w[kDotRows];
         for (int64_t r = 0; r < kDotRows; ++r) {  // the last rows are repeated, their sums unused
-          const int64_t row = n + (q + r < valid ? q + r : valid - 1) + half * g.epilogue.n;
+          const int64_t row =
+              n + (q + r < valid ? q + r : valid - 1) + half * g.epilogue.up_columns();
           w[r] = weight + row * stride;
         }
         for (int64_t b = 0; b < blocks; ++b) {

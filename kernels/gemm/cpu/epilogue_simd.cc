@@ -64,8 +64,8 @@ void EmitAs(const Epilogue& e, const float* sums, const float* up, int64_t ld, i
     const Affine a1 = GetAffine(e, n0 + j + kLanes, kLanes);
     Affine u0 = a0, u1 = a1;
     if constexpr (kGated) {
-      u0 = GetAffine(e, e.n + n0 + j, kLanes);
-      u1 = GetAffine(e, e.n + n0 + j + kLanes, kLanes);
+      u0 = GetAffine(e, e.up_columns() + n0 + j, kLanes);
+      u1 = GetAffine(e, e.up_columns() + n0 + j + kLanes, kLanes);
     }
     for (int64_t r = 0; r < rows; ++r) {
       const float* s = sums + r * ld + j;
@@ -83,7 +83,7 @@ void EmitAs(const Epilogue& e, const float* sums, const float* up, int64_t ld, i
     const int64_t count = cols - j < kLanes ? cols - j : kLanes;
     const Affine a = GetAffine(e, n0 + j, count);
     Affine u = a;
-    if constexpr (kGated) u = GetAffine(e, e.n + n0 + j, count);
+    if constexpr (kGated) u = GetAffine(e, e.up_columns() + n0 + j, count);
     for (int64_t r = 0; r < rows; ++r) {
       FloatVec v = Activate<kKind, kFast>(a.Apply(Load(sums + r * ld + j)));
       if constexpr (kGated) v = hn::Mul(v, u.Apply(Load(up + r * ld + j)));
@@ -123,7 +123,7 @@ void EmitGrad(const Epilogue& e, const float* sums, const float* up, int64_t ld,
     const int64_t count = cols - j < kLanes ? cols - j : kLanes;
     const Affine a = GetAffine(e, n0 + j, count);
     Affine u = a;
-    if constexpr (kGated) u = GetAffine(e, e.n + n0 + j, count);
+    if constexpr (kGated) u = GetAffine(e, e.up_columns() + n0 + j, count);
     for (int64_t r = 0; r < rows; ++r) {
       const FloatVec grad = LoadGrad(e, (m0 + r) * e.ldgrad + n0 + j, count);
       const FloatVec t = a.Apply(Load(sums + r * ld + j));
@@ -131,7 +131,7 @@ void EmitGrad(const Epilogue& e, const float* sums, const float* up, int64_t ld,
       if constexpr (kGated) {
         const FloatVec v = u.Apply(Load(up + r * ld + j));
         StoreY(e, Backpropagate<kKind, false>(hn::Mul(grad, v), t), at, count);
-        StoreY(e, hn::Mul(grad, Activate<kKind, false>(t)), at + e.n, count);
+        StoreY(e, hn::Mul(grad, Activate<kKind, false>(t)), at + e.up_columns(), count);
       } else {
         StoreY(e, Backpropagate<kKind, false>(grad, t), at, count);
       }

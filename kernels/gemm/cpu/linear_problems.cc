@@ -27,8 +27,15 @@ PanelGemm Part(const PanelGemm& g, int64_t m0, int64_t m1, int64_t n0, int64_t n
   PanelGemm part = g;
   part.m = m1 - m0;
   part.x = static_cast<const char*>(g.x) + m0 * g.ldx * item;
-  part.weight = static_cast<const char*>(g.weight) + n0 * (g.weight_transposed ? 1 : g.ldw) * item;
+  part.weight =
+      static_cast<const char*>(g.weight) + n0 * (g.weight_transposed ? 1 : g.ldw) * g.weight_item();
   part.epilogue.n = n1 - n0;
+  part.epilogue.up = g.epilogue.up_columns();
+  if (g.epilogue.scale != nullptr) part.epilogue.scale = g.epilogue.scale + n0;
+  if (g.epilogue.bias != nullptr) {
+    part.epilogue.bias =
+        static_cast<const char*>(g.epilogue.bias) + n0 * ItemSize(g.epilogue.bias_dtype);
+  }
   part.epilogue.y =
       static_cast<char*>(g.epilogue.y) + (m0 * g.epilogue.ldy + n0) * ItemSize(g.epilogue.y_dtype);
   return part;

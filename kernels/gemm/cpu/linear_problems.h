@@ -27,7 +27,7 @@ inline bool FloatBeatsBf16Pairs() {
 #endif
 
 struct LinearProblem {
-  PanelGemm g;  // not gated, no bias, no grad; the weight not packed
+  PanelGemm g;  // no grad; the weight not packed
   LinearKernel kernel = nullptr;
 };
 

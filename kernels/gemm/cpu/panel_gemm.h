@@ -27,6 +27,7 @@ struct Epilogue {
   DType y_dtype = DType::kFloat32;  // float32, float16 or bfloat16
   int64_t ldy = 0;                  // elements between rows of y
   int64_t n = 0;                    // columns of y
+  int64_t up = 0;                   // gated: columns from a gate to its other factor; 0: n
   const void* bias = nullptr;       // dense, one per column of the product; may be null
   DType bias_dtype = DType::kFloat32;
   const float* scale = nullptr;  // dense, one per column of the product; may be null
@@ -36,6 +37,8 @@ struct Epilogue {
   const void* grad = nullptr;
   int64_t ldgrad = 0;
   bool accumulate = false;  // add to y, which is float; without activation, bias and scale
+
+  int64_t up_columns() const { return up != 0 ? up : n; }
 };
 
 struct PanelGemm {
@@ -44,9 +47,14 @@ struct PanelGemm {
   const void* x = nullptr;  // [m, k], dense rows
   DType x_dtype = DType::kFloat32;
   int64_t ldx = 0;  // elements between rows of x
-  // The weight, as stored ([n or 2 n, k], dense rows, dtype of x) or packed; the other is null.
+  // The weight, as stored ([n or 2 n, k], dense rows, dtype of x or bytes) or packed; the other is
+  // null.
   const void* weight = nullptr;
   int64_t ldw = 0;
+  // The stored weight is of bytes, decoded exactly as they are read; a scale is the epilogue's. Not
+  // in the kernels for AMX, and not transposed.
+  bool bytes = false;
+  DType byte_dtype = DType::kInt8;  // or float8_e4m3fn, float8_e5m2
   // The stored weight is [k, n], ldw between values of k, instead: a product with its transpose.
   // Not for gated activations, and not in the kernels for small M.
   bool weight_transposed = false;
@@ -54,6 +62,7 @@ struct PanelGemm {
   Epilogue epilogue;
 
   bool gated() const { return IsGated(epilogue.activation); }
+  int64_t weight_item() const { return bytes ? 1 : ItemSize(x_dtype); }
   // Columns of the product: rows of the weight.
   int64_t columns() const { return gated() ? 2 * epilogue.n : epilogue.n; }
 };

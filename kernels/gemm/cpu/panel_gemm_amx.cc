@@ -43,6 +43,7 @@ struct Side {
   int64_t stride = 0;  // bytes
   int64_t rows = 0;    // features or rows of x; of a gated weight, half of its rows
   bool paired = false;
+  int64_t up = 0;           // paired: rows from the first half to the second
   bool transposed = false;  // stored [k, rows]; only to be packed, and not paired
 
   int64_t tiles() const { return CeilDiv(rows, kTile) * (paired ? 2 : 1); }
@@ -51,7 +52,7 @@ struct Side {
   }
   const char* Data(int64_t tile) const {
     if (transposed) return data + FirstRow(tile) * 2;
-    const int64_t row = FirstRow(tile) + (paired && tile % 2 != 0 ? rows : 0);
+    const int64_t row = FirstRow(tile) + (paired && tile % 2 != 0 ? up : 0);
     return data + row * stride;
   }
   int64_t Valid(int64_t tile) const { return Min(kTile, rows - FirstRow(tile)); }
@@ -502,8 +503,12 @@ void PackColumns(int num_threads, const Plan& p, char* packed) {
 
 bool Bf16Gemm(int num_threads, const PanelGemm& g) {
   if (g.m == 0 || g.epilogue.n == 0) return true;
-  const Side x = {static_cast<const char*>(g.x), g.ldx * 2, g.m, false, false};
-  const Side weight = {static_cast<const char*>(g.weight), g.ldw * 2, g.epilogue.n, g.gated(),
+  const Side x = {static_cast<const char*>(g.x), g.ldx * 2, g.m, false, 0, false};
+  const Side weight = {static_cast<const char*>(g.weight),
+                       g.ldw * 2,
+                       g.epilogue.n,
+                       g.gated(),
+                       g.epilogue.up_columns(),
                        g.weight_transposed};
   Plan p = {};
   p.swapped = g.panels == nullptr && !g.weight_transposed && g.m <= weight.tiles() * kTile;

@@ -7,10 +7,12 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #define KPT_SIMD_NS avx512_bf16
 #define KPT_NEST_EMIT avx512::EmitRows
 
+#include "kernels/gemm/cpu/byte_weights_avx512_bf16.h"
 #include "kernels/gemm/cpu/dot_rows.h"
 #include "kernels/gemm/cpu/pack_avx512.h"
 #include "kernels/gemm/cpu/panel_nest.h"
@@ -70,6 +72,37 @@ template <int kRows>
   }
 }
 
+// f(std::integral_constant<DType, ...>) of a dtype of bytes.
+template <class F>
+auto WithByteType(DType dtype, const F& f) {
+  switch (dtype) {
+    case DType::kFloat8E4M3FN:
+      return f(std::integral_constant<DType, DType::kFloat8E4M3FN>());
+    case DType::kFloat8E5M2:
+      return f(std::integral_constant<DType, DType::kFloat8E5M2>());
+    default:
+      return f(std::integral_constant<DType, DType::kInt8>());
+  }
+}
+
+// As Bf16Tile::Pack, of bytes: two make a dword.
+template <DType kType>
+void PackBytes(const PanelGemm& g, int64_t column, int64_t valid, int64_t begin, int64_t count,
+               uint32_t* to) {
+  const char* rows = static_cast<const char*>(g.weight) + column * g.ldw + 2 * begin;
+  const int64_t bytes = g.k - 2 * begin;
+  for (int64_t d = 0; d < count; d += 16) {
+    Transpose16x16(
+        [&](int i) __attribute__((always_inline)) {
+          const char* p = rows + i * g.ldw + 2 * d;
+          __builtin_prefetch(p + 256);
+          return i < valid ? LoadDecoded<kType>(p, bytes - 2 * d) : _mm512_setzero_si512();
+        },
+        [&](int j, __m512i v)
+            __attribute__((always_inline)) { _mm512_store_si512(to + (d + j) * kPanelCols, v); });
+  }
+}
+
 struct Bf16Tile {
   static constexpr int64_t kPerDword = 2;
 
@@ -95,6 +128,10 @@ struct Bf16Tile {
   // Dwords [begin, begin + count) of weight rows [column, column + valid) into a group.
   static void Pack(const PanelGemm& g, int64_t column, int64_t valid, int64_t begin, int64_t count,
                    uint32_t* to) {
+    if (g.bytes)
+      return WithByteType(g.byte_dtype, [&](auto type) {
+        PackBytes<type.value>(g, column, valid, begin, count, to);
+      });
     const char* rows = static_cast<const char*>(g.weight) + column * g.ldw * 2 + begin * 4;
     PackGroup(rows, g.ldw * 2, valid, g.k * 2 - begin * 4, (count + 15) / 16 * 16, to, kPanelCols);
   }
@@ -125,6 +162,16 @@ struct Bf16Dot {
   static void StoreSums(const __m512* a, float* out) { SumFour(a, out); }
 };
 
+template <DType kType>
+struct ByteDot : Bf16Dot {
+  static constexpr int64_t kElementBytes = 1;
+  static constexpr int64_t kMaxRows = 4;  // decoding takes registers too
+  static __m512bh LoadW(const char* p) { return LoadWSome(p, 32); }
+  static __m512bh LoadWSome(const char* p, int64_t n) {
+    return reinterpret_cast<__m512bh>(LoadDecoded<kType>(p, n));
+  }
+};
+
 }  // namespace
 
 bool Bf16Gemm(int num_threads, const PanelGemm& g) {
@@ -146,7 +193,7 @@ bool Bf16Gemm(int num_threads, const PanelGemm& g) {
 }
 
 bool Bf16Rows(int num_threads, const PanelGemm& g) {
-  return DotRowsGemm<Bf16Dot>(num_threads, g, [&](char* to) {
+  const auto pack_x = [&](char* to) {
     for (int64_t m = 0; m < g.m; ++m) {
       const char* row = static_cast<const char*>(g.x) + m * g.ldx * 2;
       for (int64_t k = 0; k < g.k; k += Bf16Dot::kStep) {
@@ -154,6 +201,10 @@ bool Bf16Rows(int num_threads, const PanelGemm& g) {
         _mm512_store_si512(at, LoadBytes(row + k * 2, (g.k - k) * 2));
       }
     }
+  };
+  if (!g.bytes) return DotRowsGemm<Bf16Dot>(num_threads, g, pack_x);
+  return WithByteType(g.byte_dtype, [&](auto type) {
+    return DotRowsGemm<ByteDot<type.value>>(num_threads, g, pack_x);
   });
 }
 

@@ -1,6 +1,7 @@
 // Matrix products in float, portable SIMD, compiled once per instruction set. half and bfloat16 are
 // converted as they are read: x once per call, the weight while it is packed (or, for few rows of
 // x, on its way into the registers).
+#include "kernels/base/simd_bytes.h"
 #include "kernels/base/simd_io.h"
 
 #define KPT_NEST_EMIT EmitRows
@@ -14,6 +15,29 @@
 HWY_BEFORE_NAMESPACE();
 namespace kpt::cpu::KPT_SIMD_NS {
 namespace {
+
+// f(T*) of the type that a weight is stored in.
+template <class F>
+auto WithWeightType(const PanelGemm& g, const F& f) {
+  if (g.bytes) {
+    switch (g.byte_dtype) {
+      case DType::kFloat8E4M3FN:
+        return f(static_cast<Fp8<E4M3Format>*>(nullptr));
+      case DType::kFloat8E5M2:
+        return f(static_cast<Fp8<E5M2Format>*>(nullptr));
+      default:
+        return f(static_cast<Int8*>(nullptr));
+    }
+  }
+  switch (g.x_dtype) {
+    case DType::kFloat16:
+      return f(static_cast<Half*>(nullptr));
+    case DType::kBFloat16:
+      return f(static_cast<BFloat16*>(nullptr));
+    default:
+      return f(static_cast<float*>(nullptr));
+  }
+}
 
 // With 32 registers the tile spans all 64 columns of a panel, else two vectors of them.
 constexpr int kTileVecs = kLanes == 16 ? 4 : 2;
@@ -235,14 +259,9 @@ struct FloatTile {
 
   static void Pack(const PanelGemm& g, int64_t column, int64_t valid, int64_t begin, int64_t count,
                    uint32_t* to) {
-    switch (g.x_dtype) {
-      case DType::kFloat16:
-        return PackWeight<Half>(g, column, valid, begin, count, to);
-      case DType::kBFloat16:
-        return PackWeight<BFloat16>(g, column, valid, begin, count, to);
-      default:
-        return PackWeight<float>(g, column, valid, begin, count, to);
-    }
+    WithWeightType(g, [&](auto* type) {
+      PackWeight<std::remove_pointer_t<decltype(type)>>(g, column, valid, begin, count, to);
+    });
   }
 
   static void PackTransposed(const PanelGemm& g, int64_t column, int64_t valid, int64_t begin,
@@ -353,18 +372,16 @@ bool ConvertingGemm(int num_threads, const PanelGemm& g) {
   return true;
 }
 
+// x as FloatDot wants it.
 template <class T>
-bool RowsAs(int num_threads, const PanelGemm& g) {
-  using Dot = FloatDot<T>;
-  return DotRowsGemm<Dot>(num_threads, g, [&](char* to) {
-    for (int64_t m = 0; m < g.m; ++m) {
-      const T* row = static_cast<const T*>(g.x) + m * g.ldx;
-      for (int64_t k = 0; k < g.k; k += kLanes) {
-        const FloatVec v = g.k - k >= kLanes ? Load(row + k) : LoadN(row + k, g.k - k);
-        hn::Store(v, FloatTag(), reinterpret_cast<float*>(to) + (k / kLanes * g.m + m) * kLanes);
-      }
+void PackX(const PanelGemm& g, char* to) {
+  for (int64_t m = 0; m < g.m; ++m) {
+    const T* row = static_cast<const T*>(g.x) + m * g.ldx;
+    for (int64_t k = 0; k < g.k; k += kLanes) {
+      const FloatVec v = g.k - k >= kLanes ? Load(row + k) : LoadN(row + k, g.k - k);
+      hn::Store(v, FloatTag(), reinterpret_cast<float*>(to) + (k / kLanes * g.m + m) * kLanes);
     }
-  });
+  }
 }
 
 }  // namespace
@@ -380,9 +397,14 @@ bool FloatGemm(int num_threads, const PanelGemm& g) {
 }
 
 bool FloatRows(int num_threads, const PanelGemm& g) {
-  if (g.x_dtype == DType::kFloat16) return RowsAs<Half>(num_threads, g);
-  if (g.x_dtype == DType::kBFloat16) return RowsAs<BFloat16>(num_threads, g);
-  return RowsAs<float>(num_threads, g);
+  return WithWeightType(g, [&](auto* type) {
+    using Dot = FloatDot<std::remove_pointer_t<decltype(type)>>;
+    return DotRowsGemm<Dot>(num_threads, g, [&](char* to) {
+      if (g.x_dtype == DType::kFloat16) return PackX<Half>(g, to);
+      if (g.x_dtype == DType::kBFloat16) return PackX<BFloat16>(g, to);
+      return PackX<float>(g, to);
+    });
+  });
 }
 
 }  // namespace kpt::cpu::KPT_SIMD_NS

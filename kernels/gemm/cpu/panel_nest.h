@@ -96,7 +96,7 @@ class NestColumns {
   int64_t features() const { return g_.gated() ? kPanelCols / 2 : kPanelCols; }
   int64_t units() const { return (g_.epilogue.n + features() - 1) / features(); }
   bool packs() const {
-    return g_.panels == nullptr || (g_.gated() && g_.epilogue.n % kPanelGroup != 0);
+    return g_.panels == nullptr || (g_.gated() && g_.epilogue.up_columns() % kPanelGroup != 0);
   }
 
   // Points groups[i] at the rows of group i over the chunk (leading dimension kPanelCols).
@@ -107,7 +107,7 @@ class NestColumns {
       const int64_t feature = unit * features() + pair * kPanelGroup;
       const int64_t left = g_.epilogue.n - feature;
       const int64_t valid = left < 0 ? 0 : left < kPanelGroup ? left : kPanelGroup;
-      const int64_t column = feature + (g_.gated() && i % 2 != 0 ? g_.epilogue.n : 0);
+      const int64_t column = feature + (g_.gated() && i % 2 != 0 ? g_.epilogue.up_columns() : 0);
       uint32_t* mine = buffer + i * kPanelGroup;
       groups[i] = mine;
       if (valid == 0) {
@@ -133,7 +133,7 @@ class NestColumns {
       *bytes = PanelDwords(depth_) * 4;
       return reinterpret_cast<const char*>(g_.panels + column / kPanelCols * PanelDwords(depth_));
     }
-    const int64_t row = g_.ldw * ItemSize(g_.x_dtype);
+    const int64_t row = g_.ldw * g_.weight_item();
     *bytes = features() * row;
     return static_cast<const char*>(g_.weight) + column * row;
   }

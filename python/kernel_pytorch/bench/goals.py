@@ -155,6 +155,21 @@ _LOW_PRECISION = (
     _goal("packed_linear", "bfloat16", *_square(16, "int4 g128 ", ("none",)), ratio=1.8),
 )
 
+_EXPERTS = (
+    *(
+        _goal("moe_ffn", "bfloat16", f"4096 tokens, 2 of 8 experts {d}-{4 * d}", ratio=1.15)
+        for d in (512, 1024)
+    ),
+    _goal("moe_ffn", "bfloat16", "32 tokens, 2 of 8 experts 1024-4096", ratio=3),
+    _goal(
+        "moe_ffn",
+        "bfloat16",
+        "32 tokens, 2 of 8 experts 1024-4096, fp8 weights against bf16",
+        ratio=3,
+    ),
+    _goal("moe_ffn", "bfloat16", "4 tokens, 2 of 64 experts 128-512", ratio=5),
+)
+
 # In cache, and into a given output that lies in memory: a copy is that row's limit.
 _ROWS = (
     *(
@@ -181,7 +196,15 @@ _ROWS = (
 )
 
 SUITES: dict[str, tuple[Goal, ...]] = {
-    "cpu": (*_ATTENTION, *_ATTENTION_BACKWARD, *_DECODE, *_LINEAR, *_LOW_PRECISION, *_ROWS),
+    "cpu": (
+        *_ATTENTION,
+        *_ATTENTION_BACKWARD,
+        *_DECODE,
+        *_LINEAR,
+        *_LOW_PRECISION,
+        *_EXPERTS,
+        *_ROWS,
+    ),
     "cpu-attention": (*_ATTENTION, *_ATTENTION_BACKWARD, *_DECODE, *_CACHES),
 }
 """Goals by suite; they were set for two cores with AVX-512 BF16 (AMD Zen 4)."""
