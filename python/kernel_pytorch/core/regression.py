@@ -5,7 +5,8 @@ held against a reference of the same minute, as their ratio. It is slower than i
 whole interval lies beyond the baseline's *in both views*: a machine that slows down changes the
 seconds and not the ratio, and a reference that was disturbed alone changes the ratio and not the
 seconds. Where the reference was another model, in turn with which the run was measured, the ratio
-alone decides. Several runs of the unchanged baseline count with all that they cover.
+alone decides. Several runs of the unchanged baseline make its interval narrower, down to where
+their medians lie.
 """
 
 from __future__ import annotations
@@ -148,11 +149,15 @@ def _ratio(run: PerformanceMetrics) -> Interval:
 
 
 def _change(baselines: Sequence[Interval], current: Interval) -> Change:
-    middle = sorted(b.median for b in baselines)[len(baselines) // 2]
+    medians = sorted(b.median for b in baselines)
+    # As narrow as the best of the repeats, but with all their medians inside: that is how far apart
+    # runs of the same lie.
+    high = max(medians[-1], min(b.high for b in baselines))
+    low = min(medians[0], max(b.low for b in baselines))
     return Change(
-        current.median / middle - 1,
-        current.low / max(b.high for b in baselines) - 1,
-        current.high / min(b.low for b in baselines) - 1,
+        current.median / medians[len(medians) // 2] - 1,
+        current.low / high - 1,
+        current.high / low - 1,
     )
 
 
