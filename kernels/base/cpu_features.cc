@@ -1,5 +1,7 @@
 #include "kernels/base/cpu_features.h"
 
+#include <cstddef>
+#include <cstdio>
 #include <cstring>
 
 #if defined(__x86_64__)
@@ -73,6 +75,38 @@ void DetectX86(CpuFeatures* f) {
 }
 #endif
 
+#if defined(__linux__)
+// The text of one file of the kernel's description of a cache; false where there is none.
+template <size_t kSize>
+bool ReadCacheFile(int index, const char* name, char (&text)[kSize]) {
+  char path[96];
+  std::snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/%s", index, name);
+  FILE* file = std::fopen(path, "re");
+  if (file == nullptr) return false;
+  const bool ok = std::fgets(text, kSize, file) != nullptr;
+  std::fclose(file);
+  return ok;
+}
+
+// From the kernel's topology: sysconf answers for the whole socket on some CPUs, of which a core
+// reaches one part.
+void DetectCaches(CpuFeatures* f) {
+  char level[16], type[32], size[32];
+  for (int i = 0; ReadCacheFile(i, "level", level) && ReadCacheFile(i, "type", type) &&
+                  ReadCacheFile(i, "size", size);
+       ++i) {
+    long count = 0;
+    char unit = 0;
+    if (std::strncmp(type, "Instruction", 11) == 0) continue;
+    if (std::sscanf(size, "%ld%c", &count, &unit) != 2 || count <= 0) continue;
+    const int64_t bytes = int64_t{count} << (unit == 'K' ? 10 : unit == 'M' ? 20 : 0);
+    if (level[0] == '1') f->l1d_bytes = bytes;
+    if (level[0] == '2') f->l2_bytes = bytes;
+    if (level[0] == '3') f->l3_bytes = bytes;
+  }
+}
+#endif
+
 CpuFeatures Detect() {
   CpuFeatures f;
 #if defined(__x86_64__)
@@ -82,6 +116,9 @@ CpuFeatures Detect() {
   if (const long n = sysconf(_SC_LEVEL1_DCACHE_SIZE); n > 0) f.l1d_bytes = n;
   if (const long n = sysconf(_SC_LEVEL2_CACHE_SIZE); n > 0) f.l2_bytes = n;
   if (const long n = sysconf(_SC_LEVEL3_CACHE_SIZE); n > 0) f.l3_bytes = n;
+#endif
+#if defined(__linux__)
+  DetectCaches(&f);  // better where it is there
 #endif
   return f;
 }

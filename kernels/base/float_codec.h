@@ -41,9 +41,10 @@ struct SmallFloat {
   static constexpr uint32_t kSign = 1u << (kExp + kMan);
   static constexpr uint32_t kManMask = (1u << kMan) - 1;
   static constexpr uint32_t kExpMask = (1u << kExp) - 1;
-  static constexpr uint32_t kNan = kFnuz  ? kSign
-                                   : kInf ? (kExpMask << kMan) | (1u << (kMan - 1))
-                                          : kSign - 1;
+  // As torch writes it: in half a quiet NaN without payload, in fp8 all ones.
+  static constexpr uint32_t kNan = kFnuz                ? kSign
+                                   : kInf && kMan == 10 ? (kExpMask << kMan) | (1u << (kMan - 1))
+                                                        : kSign - 1;
   static constexpr uint32_t kMaxFinite = kFnuz  ? kSign - 1
                                          : kInf ? (kExpMask << kMan) - 1
                                                 : kSign - 2;

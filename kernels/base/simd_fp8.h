@@ -16,6 +16,7 @@ namespace kpt::cpu::KPT_SIMD_NS {
 using UIntTag = hn::RebindToUnsigned<FloatTag>;
 using UIntVec = hn::Vec<UIntTag>;
 using IntTag = hn::RebindToSigned<FloatTag>;
+using IntVec = hn::Vec<IntTag>;
 using ByteTag = hn::Repartition<uint8_t, FloatTag>;
 using QuarterByteTag = hn::Rebind<uint8_t, FloatTag>;
 
@@ -196,6 +197,40 @@ KPT_SIMD_INLINE void DecodeFp8(const uint8_t* codes, FloatVec* first, FloatVec* 
     *first = hn::Mul(*first, bias);
     *second = hn::Mul(*second, bias);
   }
+}
+
+// Byte kByte of each lane, sign-extended.
+template <int kByte>
+KPT_SIMD_INLINE IntVec SignedByte(IntVec v) {
+  if constexpr (kByte == 3) {
+    return hn::ShiftRight<24>(v);
+  } else {
+    return hn::ShiftRight<24>(hn::ShiftLeft<24 - 8 * kByte>(v));
+  }
+}
+
+// The number of the code in byte kByte of each lane. Exact; NaN stays.
+template <class F, int kByte>
+KPT_SIMD_INLINE FloatVec DecodeByte(IntVec v) {
+  constexpr int kBias = 1 - F::kMinExp;
+  constexpr bool kHasInfinity = F::kMan == 2;
+  const FloatTag df;
+  const IntTag di;
+  const auto byte = SignedByte<kByte>(v);
+  const auto magnitude = hn::And(byte, hn::Set(di, 0x7f));
+  const auto sign = hn::And(byte, hn::Set(di, static_cast<int32_t>(0x80000000u)));
+  // Normal: the bias of the exponent becomes 127. Subnormal: a multiple of the smallest.
+  const auto normal =
+      hn::Add(hn::ShiftLeft<23 - F::kMan>(magnitude), hn::Set(di, (127 - kBias) << 23));
+  constexpr float kSmallest = 1.0f / (1 << (kBias - 1 + F::kMan));
+  const auto tiny = hn::BitCast(di, hn::Mul(hn::ConvertTo(df, magnitude), hn::Set(df, kSmallest)));
+  auto bits = hn::IfThenElse(hn::Lt(magnitude, hn::Set(di, 1 << F::kMan)), tiny, normal);
+  const auto special = [&](int code, int32_t value) HWY_ATTR {
+    bits = hn::IfThenElse(hn::Gt(magnitude, hn::Set(di, code - 1)), hn::Set(di, value), bits);
+  };
+  if constexpr (kHasInfinity) special(0x7c, 0x7f800000);
+  special(kHasInfinity ? 0x7d : 0x7f, 0x7fc00000);
+  return hn::BitCast(df, hn::Or(bits, sign));
 }
 
 }  // namespace kpt::cpu::KPT_SIMD_NS

@@ -1,4 +1,5 @@
 // Products of bytes in portable SIMD: fp8 as floats, int8 as pairs of int16.
+#include "kernels/base/simd_fp8.h"
 #include "kernels/base/simd_io.h"
 
 #define KPT_NEST_EMIT EmitRows
@@ -15,38 +16,6 @@ using Int32Vec = hn::Vec<Int32Tag>;
 
 constexpr int kTileVecs = kLanes >= 16 ? 4 : 2;
 constexpr int64_t kTileCols = kTileVecs * kLanes;
-
-// What the byte in the lowest bits of each lane stands for, exactly; other bits do not matter.
-struct E4M3 {
-  static HWY_INLINE FloatVec Value(Int32Vec code) {
-    const Int32Tag di;
-    const auto magnitude = hn::And(code, hn::Set(di, 0x7f));
-    // Normal: exponent bias 7 becomes 127. Subnormal: magnitude * 2^-9.
-    const auto normal = hn::Add(hn::ShiftLeft<20>(magnitude), hn::Set(di, 120 << 23));
-    const auto tiny = hn::BitCast(
-        di, hn::Mul(hn::ConvertTo(FloatTag(), magnitude), hn::Set(FloatTag(), 0x1p-9f)));
-    auto bits = hn::IfThenElse(hn::Lt(magnitude, hn::Set(di, 8)), tiny, normal);
-    bits = hn::IfThenElse(hn::Eq(magnitude, hn::Set(di, 0x7f)), hn::Set(di, 0x7fc00000), bits);
-    return hn::BitCast(FloatTag(),
-                       hn::Or(bits, hn::ShiftLeft<24>(hn::And(code, hn::Set(di, 0x80)))));
-  }
-};
-struct E5M2 {
-  static HWY_INLINE FloatVec Value(Int32Vec code) {
-    const Int32Tag di;
-    const auto magnitude = hn::And(code, hn::Set(di, 0x7f));
-    // Normal: exponent bias 15 becomes 127; infinities and NaN: exponent 31 becomes 255.
-    const auto shifted = hn::ShiftLeft<21>(magnitude);
-    const auto bias = hn::IfThenElse(hn::Ge(magnitude, hn::Set(di, 0x7c)), hn::Set(di, 224 << 23),
-                                     hn::Set(di, 112 << 23));
-    const auto tiny = hn::BitCast(
-        di, hn::Mul(hn::ConvertTo(FloatTag(), magnitude), hn::Set(FloatTag(), 0x1p-16f)));
-    const auto bits =
-        hn::IfThenElse(hn::Lt(magnitude, hn::Set(di, 4)), tiny, hn::Add(shifted, bias));
-    return hn::BitCast(FloatTag(),
-                       hn::Or(bits, hn::ShiftLeft<24>(hn::And(code, hn::Set(di, 0x80)))));
-  }
-};
 
 // Codes [0, 64) of 16 rows as 16 x 16 dwords, transposed; zero beyond `valid` rows and `count`.
 void TransposeBytes(const uint8_t* rows, int64_t stride, int64_t valid, int64_t count,
@@ -91,12 +60,12 @@ class FloatTile {
       : a_is_e5m2_(g.a_dtype == DType::kFloat8E5M2), b_is_e5m2_(g.b_dtype == DType::kFloat8E5M2) {}
 
   void ConvertA(const uint8_t* codes, int64_t count, uint32_t* to) const {
-    a_is_e5m2_ ? ConvertAs<E5M2>(codes, count, to) : ConvertAs<E4M3>(codes, count, to);
+    a_is_e5m2_ ? ConvertAs<E5M2Format>(codes, count, to) : ConvertAs<E4M3Format>(codes, count, to);
   }
   void PackB(const uint8_t* rows, int64_t stride, int64_t valid, int64_t count, uint32_t* to,
              int32_t* /*sums*/) const {
-    b_is_e5m2_ ? PackAs<E5M2>(rows, stride, valid, count, to)
-               : PackAs<E4M3>(rows, stride, valid, count, to);
+    b_is_e5m2_ ? PackAs<E5M2Format>(rows, stride, valid, count, to)
+               : PackAs<E4M3Format>(rows, stride, valid, count, to);
   }
   void Multiply(int rows, int64_t depth, const uint32_t* a, int64_t lda, const uint32_t* b,
                 const float* row, const float* column, bool accumulate, float* sums,
@@ -112,7 +81,7 @@ class FloatTile {
       const auto v = left >= kLanes ? hn::LoadU(d8, codes + i)
                      : left > 0     ? hn::LoadN(d8, codes + i, static_cast<size_t>(left))
                                     : hn::Zero(d8);
-      hn::Store(Format::Value(hn::PromoteTo(Int32Tag(), v)), FloatTag(),
+      hn::Store(DecodeByte<Format, 0>(hn::PromoteTo(Int32Tag(), v)), FloatTag(),
                 reinterpret_cast<float*>(to) + i);
     }
   }
@@ -129,10 +98,10 @@ class FloatTile {
           const auto v =
               hn::Load(di, reinterpret_cast<const int32_t*>(block) + d * kPanelGroup + j);
           float* at = reinterpret_cast<float*>(to) + j;
-          hn::Store(Format::Value(v), FloatTag(), at);
-          hn::Store(Format::Value(hn::ShiftRight<8>(v)), FloatTag(), at + kPanelCols);
-          hn::Store(Format::Value(hn::ShiftRight<16>(v)), FloatTag(), at + 2 * kPanelCols);
-          hn::Store(Format::Value(hn::ShiftRight<24>(v)), FloatTag(), at + 3 * kPanelCols);
+          hn::Store(DecodeByte<Format, 0>(v), FloatTag(), at);
+          hn::Store(DecodeByte<Format, 1>(v), FloatTag(), at + kPanelCols);
+          hn::Store(DecodeByte<Format, 2>(v), FloatTag(), at + 2 * kPanelCols);
+          hn::Store(DecodeByte<Format, 3>(v), FloatTag(), at + 3 * kPanelCols);
         }
       }
     }

@@ -2,6 +2,7 @@
 // int16) in the first-level cache and used for a block of rows at once.
 #include "kernels/base/parallel_for.h"
 #include "kernels/base/scratch.h"
+#include "kernels/base/simd_fp8.h"
 #include "kernels/base/simd_io.h"
 #include "kernels/gemm/cpu/quant_gemm.h"
 
@@ -25,16 +26,6 @@ constexpr int64_t kFewRows = 3;
 constexpr int64_t kFewRowsSlice = 16;
 static_assert(kPanelCols % kTileCols == 0, "a panel is a whole number of tiles");
 
-// The four bytes of each dword, sign-extended, as floats: byte b of 0..3.
-template <int kByte>
-KPT_SIMD_INLINE hn::Vec<Int32Tag> SignedByte(hn::Vec<Int32Tag> v) {
-  if constexpr (kByte == 3) {
-    return hn::ShiftRight<24>(v);
-  } else {
-    return hn::ShiftRight<24>(hn::ShiftLeft<24 - 8 * kByte>(v));
-  }
-}
-
 struct DecodeInt8 {
   template <int kByte>
   static HWY_INLINE FloatVec Get(hn::Vec<Int32Tag> v) {
@@ -42,33 +33,13 @@ struct DecodeInt8 {
   }
 };
 
-// kLargest: the largest finite magnitude; behind it infinity, where there is one, and NaN.
-template <int kMantissa, int kBias, int kLargest, bool kInfinity>
-struct DecodeFp8 {
+template <class F>
+struct DecodeFp8As {
   template <int kByte>
   static HWY_INLINE FloatVec Get(hn::Vec<Int32Tag> v) {
-    const FloatTag df;
-    const Int32Tag di;
-    const auto byte = SignedByte<kByte>(v);
-    const auto magnitude = hn::And(byte, hn::Set(di, 0x7f));
-    const auto sign = hn::And(byte, hn::Set(di, static_cast<int32_t>(0x80000000u)));
-    // Normal: the bias of the exponent becomes 127. Subnormal: a multiple of the smallest.
-    const auto normal =
-        hn::Add(hn::ShiftLeft<23 - kMantissa>(magnitude), hn::Set(di, (127 - kBias) << 23));
-    constexpr float kSmallest = 1.0f / (1 << (kBias - 1 + kMantissa));
-    const auto tiny =
-        hn::BitCast(di, hn::Mul(hn::ConvertTo(df, magnitude), hn::Set(df, kSmallest)));
-    auto bits = hn::IfThenElse(hn::Lt(magnitude, hn::Set(di, 1 << kMantissa)), tiny, normal);
-    const auto special = [&](int above, int32_t value) {
-      bits = hn::IfThenElse(hn::Gt(magnitude, hn::Set(di, above)), hn::Set(di, value), bits);
-    };
-    if (kInfinity) special(kLargest, 0x7f800000);
-    special(kInfinity ? kLargest + 1 : kLargest, 0x7fc00000);
-    return hn::BitCast(df, hn::Or(bits, sign));
+    return DecodeByte<F, kByte>(v);
   }
 };
-using DecodeE4M3 = DecodeFp8<3, 7, 0x7e, false>;
-using DecodeE5M2 = DecodeFp8<2, 15, 0x7b, true>;
 
 // `rows` dword rows of a panel to floats [4 * rows][64] (bf16: [2 * rows][64]).
 template <class Decode>
@@ -397,9 +368,9 @@ void DecodeRows(const QuantGemm& g, int64_t p, int64_t begin, int64_t rows, floa
     case PackFormat::kInt8:
       return DecodeSlice<DecodeInt8>(panel, rows, out);
     case PackFormat::kFp8E4M3:
-      return DecodeSlice<DecodeE4M3>(panel, rows, out);
+      return DecodeSlice<DecodeFp8As<E4M3Format>>(panel, rows, out);
     case PackFormat::kFp8E5M2:
-      return DecodeSlice<DecodeE5M2>(panel, rows, out);
+      return DecodeSlice<DecodeFp8As<E5M2Format>>(panel, rows, out);
     default:
       return DecodeInt4Slice(panel, rows, Int4Group(g, p, g.group_of(8 * begin)), out);
   }

@@ -170,6 +170,15 @@ TEST(Bf16Codec, DecodesAndEncodesEveryCode) {
   }
 }
 
+TEST(FloatCodecValues, NanIsTheCodeThatTorchWrites) {
+  const float nan = FloatFromBits(0x7fc00000);
+  EXPECT_EQ(E4M3FN::Encode(nan, true), 0x7fu);
+  EXPECT_EQ(E5M2::Encode(nan, true), 0x7fu);
+  EXPECT_EQ(E5M2::Encode(-nan, false), 0xffu);
+  EXPECT_EQ(E4M3FNUZ::Encode(nan, false), 0x80u);
+  EXPECT_EQ(EncodeHalf(nan), 0x7e00u);
+}
+
 TEST(Bf16Codec, RoundsToNearestEven) {
   std::mt19937 random(2);
   for (int i = 0; i < 1000000; ++i) {

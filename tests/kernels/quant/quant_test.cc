@@ -47,7 +47,6 @@ using Codes = Array<uint8_t>;
 using Scales = Array<float>;
 
 uint32_t Encoded(DType format, float x) {
-  if (std::isnan(x)) return 0x7f | (std::signbit(x) ? 0x80u : 0u);
   return format == DType::kFloat8E5M2 ? E5M2::Encode(x, true) : E4M3FN::Encode(x, true);
 }
 float Largest(DType format) {
