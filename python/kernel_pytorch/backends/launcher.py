@@ -164,21 +164,28 @@ def make_launcher(spec: OpSpec, backend: Backend) -> tuple[Callable[..., Any], C
     def fall_back(reason: str, *args: Any) -> Any:
         return run_reference(spec, backend.name, reason, args)
 
-    notes = _Notes(spec.name, backend.name)
     namespace: dict[str, Any] = {
-        **_checks(spec),
+        **_namespace(spec, backend),
         "allocation_error": lambda **bound: raise_allocation_error(spec, bound),
         "empty": allocate,
         "fall_back": fall_back,
         "find_native": find_native,
-        "infer": spec.infer,
         "native": None,
-        "notes": notes,
-        "record": record,
         "remember": None,
         "repeat": None,
     }
+    notes = namespace["notes"]
     return signature.compiled(spec.name, source, namespace), namespace["checked"]
+
+
+def _namespace(spec: OpSpec, backend: Backend) -> dict[str, Any]:
+    """The names that compiled launchers of new and given outputs use."""
+    return {
+        **_checks(spec),
+        "infer": spec.infer,
+        "notes": _Notes(spec.name, backend.name),
+        "record": record,
+    }
 
 
 def _checks(spec: OpSpec) -> dict[str, Any]:
@@ -209,25 +216,41 @@ _DTYPES = tuple(d for d in vars(torch).values() if isinstance(d, torch.dtype))
 
 def make_out_launcher(spec: OpSpec, backend: Backend) -> Callable[..., Any]:
     """The implementation of the ``out=`` overload of ``spec`` on ``backend``."""
-    notes = _Notes(spec.name, backend.name)
+    arguments = ", ".join(a.name for a in spec.arguments)
+    parameters = signature.parameters(spec)
+    keyword_only = "" if "*" in parameters else "*, "
+    source = (
+        f"def {spec.name}_out({parameters}, {keyword_only}out):\n"
+        f"    if not ({quick_condition(spec)}):\n"
+        f"        check({arguments})\n"
+        f"        if reason := unserved({arguments}):\n"
+        f"            return fall_back(reason, out, {arguments})\n"
+        + (f"    else: extra_check({signature.by_name(spec)})\n" if spec.check else "")
+        + f"    check_out(infer({signature.by_name(spec)}), out, {arguments})\n"
+        f"    try:\n"
+        f"        record(notes[find_native(name)(out, {arguments})])\n"
+        f"    except NotImplementedError as error:\n"
+        f"        return fall_back(str(error), out, {arguments})\n"
+        f"    return out\n"
+    )
 
-    def launch_out(*args: Any, out: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        bound = bind(spec, args, kwargs)
-        check(spec, bound)
-        expected = spec.infer(**bound)
+    def check_results(expected: Out, out: torch.Tensor, *args: Any) -> None:
+        check_out(spec, expected, bind(spec, args, {}), out)
+
+    def fall_back(reason: str, out: torch.Tensor, *args: Any) -> torch.Tensor:
+        expected = spec.infer(**bind(spec, args, {}))
         assert isinstance(expected, Out)
-        check_out(spec, expected, bound, out)
-        values = tuple(bound.values())
-        reason = _unserved(spec, values)
-        if not reason:
-            try:
-                record(notes[backend.find(spec.name)(out, *values)])
-                return out
-            except NotImplementedError as error:
-                reason = str(error)
-        return out.copy_(run_reference(spec, backend.name, reason, values))
+        check_results(expected, out, *args)
+        return out.copy_(run_reference(spec, backend.name, reason, args))
 
-    return launch_out
+    namespace: dict[str, Any] = {
+        **_namespace(spec, backend),
+        "check_out": check_results,
+        "fall_back": fall_back,
+        "find_native": backend.find,
+        "name": spec.name,
+    }
+    return signature.compiled(f"{spec.name}_out", source, namespace)
 
 
 def make_in_place_launcher(spec: OpSpec, backend: Backend) -> Callable[..., None]:

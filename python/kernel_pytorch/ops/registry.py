@@ -79,11 +79,14 @@ def check_out(
         raise ValueError(f"{op}: argument 'out' must be on {first.device}, got {out.device}")
     if not has_storage:
         return
-    if torch._debug_has_internal_overlap(out) == 1:
+    if not out.is_contiguous() and torch._debug_has_internal_overlap(out) == 1:
         raise ValueError(f"{op}: argument 'out' must not overlap itself; it has a stride of 0")
+    if out.numel() == 0:
+        return
+    out_span = _span(out)
     for name in spec.tensor_arguments:
         t = bound[name]
-        if t is None or t.numel() == 0 or out.numel() == 0:
+        if t is None or t.numel() == 0 or not _meet(_span(t), out_span):
             continue
         same = (
             t.data_ptr() == out.data_ptr()
@@ -91,17 +94,21 @@ def check_out(
             and t.shape == out.shape
             and t.stride() == out.stride()
         )
-        if not (same and name == spec.tensor_arguments[0]) and _spans_meet(t, out):
+        if not (same and name == spec.tensor_arguments[0]):
             raise ValueError(f"{op}: argument 'out' overlaps '{name}' in memory")
 
 
-def _spans_meet(a: torch.Tensor, b: torch.Tensor) -> bool:
-    def span(t: torch.Tensor) -> tuple[int, int]:
-        last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride()))
-        return t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()
+def _span(t: torch.Tensor) -> tuple[int, int]:
+    """The addresses of the first byte and past the last one."""
+    begin = t.data_ptr()
+    if t.is_contiguous():
+        return begin, begin + t.nbytes
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride()))
+    return begin, begin + (last + 1) * t.element_size()
 
-    (a0, a1), (b0, b1) = span(a), span(b)
-    return a0 < b1 and b0 < a1
+
+def _meet(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    return a[0] < b[1] and b[0] < a[1]
 
 
 def run_reference(spec: OpSpec, backend: str, reason: str, args: tuple[Any, ...]) -> Any:
