@@ -1,7 +1,8 @@
 // grouped_gemm: one weight for each group of consecutive rows, as a mixture of experts has it.
 //
-//   group g is rows [offsets[g - 1], offsets[g]) of x (from 0 for the first)
-//   out[r] = x[r] weight[g]^T  for r in group g;   0 for rows past the last offset
+//   group g is rows [offsets[g - 1], offsets[g]) of x (from 0 for the first); masked, with slots of
+//   C = T / E rows, rows [g C, g C + offsets[g])
+//   out[r] = x[r] weight[g]^T  for r in group g;   0 for rows of no group
 #ifndef KPT_KERNELS_GEMM_GROUPED_GEMM_H_
 #define KPT_KERNELS_GEMM_GROUPED_GEMM_H_
 
@@ -18,7 +19,9 @@ struct GroupedGemmArgs {
   MutableTensorView out;  // [T, N], dtype of x; rows dense
   TensorView x;           // [T, K]; float, half or bfloat16; rows dense
   TensorView weight;      // [E, N, K], dtype of x; rows dense
-  TensorView offsets;     // [E] int32, dense: where each group ends; not decreasing, 0 to T
+  TensorView offsets;     // [E] int32: where each group ends, not decreasing, 0 to T; masked: how
+                          // many rows of its slot a group has, 0 to C
+  bool masked = false;
 };
 
 // Any sizes, 0 included; a group may be empty. out must not overlap the inputs.

@@ -23,6 +23,7 @@ struct GroupedGemmBackwardArgs {
   TensorView x;                   // [T, K]
   TensorView weight;              // [E, N, K]
   TensorView offsets;             // [E] int32, as in grouped_gemm.h
+  bool masked = false;
 };
 
 // Any sizes, 0 included. Outputs must not overlap the inputs or each other. Sums are in float,

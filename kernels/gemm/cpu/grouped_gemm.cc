@@ -43,7 +43,7 @@ Status Run(const LaunchContext& ctx, const Job& job) {
   if (!RunLinearProblems(ctx.num_threads, problems)) {
     return Status::ResourceExhausted(std::string(kOp) + ": no memory for scratch buffers");
   }
-  ClearRows(ctx.num_threads, job.out, job.groups.empty() ? 0 : job.groups.back().end);
+  ClearOthers(ctx.num_threads, job.out, job.groups);
   return Status();
 }
 
@@ -65,7 +65,7 @@ constexpr Variant<Job> kVariants[] = {
 
 Status GroupedGemm(const LaunchContext& ctx, const GroupedGemmArgs& args) {
   Job job;
-  KPT_RETURN_IF_ERROR(ReadGroups(kOp, args.x, args.weight, args.offsets, &job.groups));
+  KPT_RETURN_IF_ERROR(ReadGroups(kOp, args.x, args.weight, args.offsets, args.masked, &job.groups));
   TensorView like = args.x;
   like.shape[1] = args.weight.dim(1);
   KPT_RETURN_IF_ERROR(CheckLike(kOp, "out", args.out, "x weight[0]^T", like));

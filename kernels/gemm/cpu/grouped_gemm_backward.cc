@@ -14,7 +14,7 @@ namespace {
 constexpr const char* kOp = "grouped_gemm_backward";
 
 Status Check(const GroupedGemmBackwardArgs& a, std::vector<RowGroup>* groups) {
-  KPT_RETURN_IF_ERROR(ReadGroups(kOp, a.x, a.weight, a.offsets, groups));
+  KPT_RETURN_IF_ERROR(ReadGroups(kOp, a.x, a.weight, a.offsets, a.masked, groups));
   TensorView out = a.x;
   out.shape[1] = a.weight.dim(1);
   KPT_RETURN_IF_ERROR(CheckLike(kOp, "grad_out", a.grad_out, "x weight[0]^T", out));
@@ -45,7 +45,7 @@ Status GroupedGemmBackward(const LaunchContext& ctx, const GroupedGemmBackwardAr
     const RowMatrix out = AsRowMatrix(args.grad_x);
     done =
         GradientOfInput(ctx.num_threads, kernels, grad, AsGroupMatrices(args.weight), groups, out);
-    ClearRows(ctx.num_threads, out, groups.empty() ? 0 : groups.back().end);
+    ClearOthers(ctx.num_threads, out, groups);
   }
   if (wants_weight && done) {
     done = GradientOfWeight(ctx.num_threads, kernels, grad, AsRowMatrix(args.x), groups,

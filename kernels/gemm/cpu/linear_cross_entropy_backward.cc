@@ -96,8 +96,8 @@ class Backward {
       return no_memory;
     }
     if (rows_ == 0 || classes_ == 0) {
-      ClearRows(threads_, grad_hidden_, 0);
-      ClearRows(threads_, grad_weight_, 0);
+      ClearOthers(threads_, grad_hidden_, {});
+      ClearOthers(threads_, grad_weight_, {});
       return Status();
     }
     CrossEntropyGradient* plans = static_cast<CrossEntropyGradient*>(plans_.data());

@@ -1,4 +1,4 @@
-// Groups of consecutive rows, given by where each ends.
+// Groups of consecutive rows: where each ends or, of slots of one size, how many rows each holds.
 #ifndef KPT_KERNELS_GEMM_CPU_ROW_GROUPS_H_
 #define KPT_KERNELS_GEMM_CPU_ROW_GROUPS_H_
 
@@ -28,16 +28,17 @@ struct GroupMatrices {
   }
 };
 
-// Checks a weight [E, N, K] and offsets [E] against x [rows, K]; *groups gets the E groups.
+// Checks a weight [E, N, K] and offsets [E] against x [rows, K]; *groups gets the E groups, in
+// order. `masked`: group g lies in rows [g rows / E, (g + 1) rows / E), of which it has offsets[g].
 Status ReadGroups(const char* op, const TensorView& x, const TensorView& weight,
-                  const TensorView& offsets, std::vector<RowGroup>* groups);
+                  const TensorView& offsets, bool masked, std::vector<RowGroup>* groups);
 
 // Views of rank 2 and 3 with dense last dimensions.
 RowMatrix AsRowMatrix(const TensorView& t);
 GroupMatrices AsGroupMatrices(const TensorView& t);
 
-// Zeros in rows [begin, rows) of m.
-void ClearRows(int num_threads, const RowMatrix& m, int64_t begin);
+// Zeros in the rows of m that are in none of the groups.
+void ClearOthers(int num_threads, const RowMatrix& m, const std::vector<RowGroup>& groups);
 
 }  // namespace kpt::cpu
 

@@ -9,23 +9,39 @@ import torch
 import torch.nn.functional as F
 
 from kernel_pytorch.ops.activations import wide
-from kernel_pytorch.ops.groups import SIZES, error_cases, groups, inputs, product_cost
+from kernel_pytorch.ops.groups import (
+    LAYOUTS,
+    SIZES,
+    check_slots,
+    error_cases,
+    filled,
+    groups,
+    inputs,
+    product_cost,
+)
 from kernel_pytorch.ops.spec import Benchmark, Case, OpSpec, Out, cases
 
 
-def _infer(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> Out:
+def _check(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor, layout: str) -> None:
+    check_slots("grouped_gemm", x, weight, layout)
+
+
+def _infer(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor, layout: str) -> Out:
     return Out((x.shape[0], weight.shape[1]), x.dtype)
 
 
-def _loop(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+def _loop(
+    x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor, layout: str = "contiguous"
+) -> torch.Tensor:
     """A linear layer per group; zeros for the rows that are left."""
-    parts = [F.linear(x[a:b], weight[g]) for g, a, b in groups("grouped_gemm", offsets, len(x))]
-    rows = sum(len(p) for p in parts)
-    return torch.cat([*parts, x.new_zeros(len(x) - rows, weight.shape[1])])
+    spans = groups("grouped_gemm", offsets, len(x), layout)
+    return filled([(a, F.linear(x[a:b], weight[g])) for g, a, b in spans], x, weight.shape[1])
 
 
-def _reference(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    return _loop(wide(x), wide(weight), offsets).to(x.dtype)
+def _reference(
+    x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor, layout: str = "contiguous"
+) -> torch.Tensor:
+    return _loop(wide(x), wide(weight), offsets, layout).to(x.dtype)
 
 
 def _grouped_mm(x: torch.Tensor, weight_t: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
@@ -45,6 +61,7 @@ def _backward(
         inputs["weight"],
         inputs["offsets"],
         *(name in needed for name in wanted),
+        layout=inputs["layout"],
     )
     return {name: g for name, g in zip(wanted, found) if name in needed}
 
@@ -52,7 +69,7 @@ def _backward(
 def _build(
     case: Case, dtype: torch.dtype, generator: torch.Generator
 ) -> tuple[list[Any], dict[str, Any]]:
-    return list(inputs(case, dtype, generator)), {}
+    return inputs(case, dtype, generator), {"layout": case.options.get("layout", "contiguous")}
 
 
 def _rows(name: str, rows: int, sizes: dict[str, int], dtype: torch.dtype) -> list[Benchmark]:
@@ -75,9 +92,11 @@ def _rows(name: str, rows: int, sizes: dict[str, int], dtype: torch.dtype) -> li
 GROUPED_GEMM = OpSpec(
     name="grouped_gemm",
     family="gemm",
-    schema="(Tensor x, Tensor weight, Tensor offsets) -> Tensor",
+    schema='(Tensor x, Tensor weight, Tensor offsets, *, str layout="contiguous") -> Tensor',
     dims={"x": "T K", "weight": "E N K", "offsets": "E"},
     arg_dtypes={"offsets": (torch.int32,)},
+    choices={"layout": LAYOUTS},
+    check=_check,
     infer=_infer,
     reference=_reference,
     eager=_loop,
@@ -88,7 +107,8 @@ GROUPED_GEMM = OpSpec(
     cost=product_cost,
     build_inputs=_build,
     free_sizes=("E", "N", "K"),
-    cases=cases(sizes=SIZES, leads=[(1,), (3,), (0,), (17,), (2, 40), (211,), (700,)]),
+    cases=cases(sizes=SIZES, leads=[(1,), (3,), (0,), (17,), (2, 40), (211,), (700,)])
+    + cases(sizes=SIZES, options=[{"layout": "masked"}], leads=[(0,), (17,), (211,)]),
     error_cases=error_cases("grouped_gemm"),
     benchmarks=tuple(
         row
@@ -106,6 +126,11 @@ GROUPED_GEMM = OpSpec(
 `out[r] = x[r] @ weight[g].T` for the rows `r` of group `g`: those from `offsets[g - 1]` (0 for the
 first) up to `offsets[g]`. Rows past the last offset are 0. The layers of a mixture of experts, over
 tokens sorted by expert.
+
+With `layout="masked"` every group has a slot of `C = T / E` rows, of which it uses the first
+`offsets[g]`, from 0 to `C`: rows `g * C` up to `g * C + offsets[g]`; the others come out as 0,
+whatever they hold. That is how experts of a fixed capacity lie (`x` is `[E, C, K]` seen as
+`[E * C, K]`).
 
 `x` is `[T, K]` in float32, float16 or bfloat16; `weight` `[E, N, K]` in the same dtype, that of a
 group as in `nn.Linear`; `offsets` `[E]` int32, not decreasing, from 0 to at most `T`, read on the

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 
 from kernel_pytorch.ops.activations import wide
-from kernel_pytorch.ops.groups import SIZES, error_cases, groups, inputs, product_cost
+from kernel_pytorch.ops.groups import (
+    LAYOUTS,
+    SIZES,
+    check_slots,
+    error_cases,
+    filled,
+    groups,
+    inputs,
+    product_cost,
+)
 from kernel_pytorch.ops.spec import Benchmark, Case, Cost, OpSpec, Out, cases
+
+
+def _check(
+    grad_out: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    offsets: torch.Tensor,
+    want_x: bool,
+    want_weight: bool,
+    layout: str,
+) -> None:
+    check_slots("grouped_gemm_backward", x, weight, layout)
 
 
 def _infer(
@@ -20,6 +42,7 @@ def _infer(
     offsets: torch.Tensor,
     want_x: bool,
     want_weight: bool,
+    layout: str,
 ) -> tuple[Out, Out]:
     return (
         Out(x.shape if want_x else (0,), x.dtype),
@@ -34,13 +57,13 @@ def _loop(
     offsets: torch.Tensor,
     want_x: bool = True,
     want_weight: bool = True,
+    layout: str = "contiguous",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What autograd runs for a linear layer per group."""
-    spans = list(groups("grouped_gemm_backward", offsets, len(x)))
+    spans = list(groups("grouped_gemm_backward", offsets, len(x), layout))
     grad_x = grad_weight = x.new_empty(0)
     if want_x:
-        rest = x.new_zeros(len(x) - (spans[-1][2] if spans else 0), x.shape[1])
-        grad_x = torch.cat([*(grad_out[a:b] @ weight[g] for g, a, b in spans), rest])
+        grad_x = filled([(a, grad_out[a:b] @ weight[g]) for g, a, b in spans], x, x.shape[1])
     if want_weight and spans:
         grad_weight = torch.stack([grad_out[a:b].t() @ x[a:b] for _, a, b in spans])
     elif want_weight:
@@ -55,8 +78,11 @@ def _reference(
     offsets: torch.Tensor,
     want_x: bool = True,
     want_weight: bool = True,
+    layout: str = "contiguous",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    grad_x, grad_weight = _loop(wide(grad_out), wide(x), wide(weight), offsets, want_x, want_weight)
+    grad_x, grad_weight = _loop(
+        wide(grad_out), wide(x), wide(weight), offsets, want_x, want_weight, layout
+    )
     return grad_x.to(x.dtype), grad_weight.to(x.dtype)
 
 
@@ -67,7 +93,9 @@ def _backward(
     needed: Collection[str],
 ) -> dict[str, Any]:
     """The gradients are products of groups, and so are theirs."""
-    product, gradients = torch.ops.kpt.grouped_gemm, torch.ops.kpt.grouped_gemm_backward
+    layout = {"layout": inputs["layout"]}
+    product = functools.partial(torch.ops.kpt.grouped_gemm, **layout)
+    gradients = functools.partial(torch.ops.kpt.grouped_gemm_backward, **layout)
     grad_out, x, weight = inputs["grad_out"], inputs["x"], inputs["weight"]
     offsets = inputs["offsets"]
     of_x = grads[0] if inputs["want_x"] else torch.zeros_like(x)
@@ -89,8 +117,9 @@ def _cost(
     offsets: torch.Tensor,
     want_x: bool = True,
     want_weight: bool = True,
+    layout: str = "contiguous",
 ) -> Cost:
-    one = product_cost(x, weight, offsets)
+    one = product_cost(x, weight, offsets, layout)
     return dataclasses.replace(
         one,
         flops=one.flops * (want_x + want_weight),
@@ -105,7 +134,8 @@ def _build(
     x, weight, offsets = inputs(case, dtype, generator)
     grad_out = torch.randn((len(x), weight.shape[1]), generator=generator).to(dtype)
     wanted = [case.options.get(f"want_{name}", True) for name in ("x", "weight")]
-    return [grad_out, x, weight, offsets, *wanted], {}
+    layout = case.options.get("layout", "contiguous")
+    return [grad_out, x, weight, offsets, *wanted], {"layout": layout}
 
 
 GROUPED_GEMM_BACKWARD = OpSpec(
@@ -113,10 +143,12 @@ GROUPED_GEMM_BACKWARD = OpSpec(
     family="gemm",
     schema=(
         "(Tensor grad_out, Tensor x, Tensor weight, Tensor offsets, bool want_x=True, "
-        "bool want_weight=True) -> (Tensor grad_x, Tensor grad_weight)"
+        'bool want_weight=True, *, str layout="contiguous") -> (Tensor grad_x, Tensor grad_weight)'
     ),
     dims={"grad_out": "T N", "x": "T K", "weight": "E N K", "offsets": "E"},
     arg_dtypes={"offsets": (torch.int32,)},
+    choices={"layout": LAYOUTS},
+    check=_check,
     infer=_infer,
     reference=_reference,
     eager=_loop,
@@ -128,6 +160,7 @@ GROUPED_GEMM_BACKWARD = OpSpec(
     free_sizes=("E", "N", "K"),
     row_dims=None,
     cases=cases(sizes=SIZES, leads=[(1,), (3,), (0,), (17,), (2, 40), (211,), (700,)])
+    + cases(sizes=SIZES, options=[{"layout": "masked"}], leads=[(0,), (17,), (211,)])
     + cases(
         sizes=SIZES[5:6],
         options=[{"want_x": False}, {"want_weight": False}],
@@ -148,8 +181,8 @@ GROUPED_GEMM_BACKWARD = OpSpec(
         )
     ),
     doc="""
-`grad_x[r] = grad_out[r] @ weight[g]` for the rows `r` of group `g` and 0 for rows past the last
-offset; `grad_weight[g] = grad_out[a:b].T @ x[a:b]` over the rows of the group, 0 for an empty one.
+`grad_x[r] = grad_out[r] @ weight[g]` for the rows `r` of group `g` and 0 for rows of no
+group; `grad_weight[g] = grad_out[a:b].T @ x[a:b]` over the rows of the group, 0 for an empty one.
 
 Arguments are those of `grouped_gemm`; `grad_out` is `[T, N]`. A gradient that is not wanted
 (`want_x`, `want_weight`) is not computed and comes back as an empty tensor `[0]`. Sums are in

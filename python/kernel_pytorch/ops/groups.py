@@ -1,28 +1,52 @@
-"""What the grouped operators share: groups of consecutive rows, given by where each ends."""
+"""What the grouped operators share: groups of consecutive rows, given by where each ends or, of
+slots of one size, by how many rows each holds."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 
 from kernel_pytorch.ops.spec import Case, Cost, ErrorCase
 
-__all__ = ["SIZES", "error_cases", "groups", "inputs", "offsets_of", "product_cost"]
+__all__ = [
+    "LAYOUTS",
+    "SIZES",
+    "check_slots",
+    "error_cases",
+    "filled",
+    "groups",
+    "inputs",
+    "offsets_of",
+    "product_cost",
+]
+
+LAYOUTS = ("contiguous", "masked")
 
 EVEN, RANDOM, SKEWED, SHORT = 1, 2, 3, 4
 """How a case spreads its rows: evenly; at random, with empty groups; nearly all to one group; at
 random, with rows past the last group."""
 
 
-def groups(op: str, offsets: torch.Tensor, rows: int) -> Iterator[tuple[int, int, int]]:
+def groups(
+    op: str, offsets: torch.Tensor, rows: int, layout: str
+) -> Iterator[tuple[int, int, int]]:
     """(group, first row, row after the last) of each group.
 
     Raises ValueError when ``offsets`` decrease or leave the rows.
     """
+    if layout == "masked":
+        slot = rows // max(1, len(offsets))
+        for group, count in enumerate(offsets.tolist()):
+            if not 0 <= count <= slot:
+                raise ValueError(
+                    f"{op}: argument 'offsets' must be from 0 to the {slot} rows of a group in "
+                    f"'x', got {count} at {group}"
+                )
+            yield group, group * slot, group * slot + count
+        return
     begin = 0
     for group, end in enumerate(offsets.tolist()):
         if not begin <= end <= rows:
@@ -32,6 +56,27 @@ def groups(op: str, offsets: torch.Tensor, rows: int) -> Iterator[tuple[int, int
             )
         yield group, begin, end
         begin = end
+
+
+def check_slots(op: str, x: torch.Tensor, weight: torch.Tensor, layout: str) -> None:
+    """Refuse rows that the masked layout cannot share out evenly."""
+    if layout == "masked" and weight.shape[0] > 0 and x.shape[0] % weight.shape[0] != 0:
+        raise ValueError(
+            f"{op}: argument 'x' must have as many rows for each of the {weight.shape[0]} groups "
+            f"in the masked layout, got {x.shape[0]}"
+        )
+
+
+def filled(
+    parts: Iterable[tuple[int, torch.Tensor]], like: torch.Tensor, columns: int
+) -> torch.Tensor:
+    """``like``'s rows with ``columns`` columns: each part from its first row on, zeros between."""
+    pieces: list[torch.Tensor] = []
+    row = 0
+    for begin, part in parts:
+        pieces += [like.new_zeros(begin - row, columns), part]
+        row = begin + len(part)
+    return torch.cat([*pieces, like.new_zeros(len(like) - row, columns)])
 
 
 def offsets_of(spread: int, count: int, rows: int, generator: torch.Generator) -> torch.Tensor:
@@ -72,19 +117,29 @@ SIZES: tuple[dict[str, int], ...] = (
 
 
 def inputs(case: Case, dtype: torch.dtype, generator: torch.Generator) -> list[torch.Tensor]:
-    """x, weight and offsets; the rows of x are ``case.lead`` taken as one number."""
+    """x, weight and offsets; the rows of x are ``case.lead`` taken as one number, in the masked
+    layout rounded up to a multiple of the groups."""
     rows = math.prod(case.lead)
     count, n, k = (case.sizes[name] for name in ("E", "N", "K"))
+    masked = case.options.get("layout") == "masked"
+    if masked:
+        rows = -(-rows // max(1, count)) * max(1, count)
     x = torch.randn((rows, k), generator=generator).to(dtype)
     weight = (torch.randn((count, n, k), generator=generator) / max(1, k) ** 0.5).to(dtype)
-    return [x, weight, offsets_of(case.sizes["spread"], count, rows, generator)]
+    offsets = offsets_of(case.sizes["spread"], count, rows, generator)
+    if masked:
+        slot = rows // max(1, count)
+        offsets = offsets.diff(prepend=offsets.new_zeros(1)).clamp(max=slot)
+    return [x, weight, offsets]
 
 
-def product_cost(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> Cost:
+def product_cost(
+    x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor, layout: str = "contiguous"
+) -> Cost:
     """Of one product of the rows with the weights of the groups that have any."""
-    ends = [0, *offsets.tolist()]
-    used = sum(b > a for a, b in itertools.pairwise(ends))
-    rows = ends[-1]
+    spans = list(groups("cost", offsets, len(x), layout))
+    used = sum(b > a for _, a, b in spans)
+    rows = sum(b - a for _, a, b in spans)
     _, n, k = weight.shape
     return Cost(
         flops=2.0 * rows * n * k,
@@ -99,7 +154,11 @@ def error_cases(op: str, *first: Callable[[], torch.Tensor]) -> tuple[ErrorCase,
     groups of four outputs."""
 
     def refused(
-        name: str, error: type[Exception], match: str, **changed: Callable[[], Any]
+        name: str,
+        error: type[Exception],
+        match: str,
+        layout: str = "contiguous",
+        **changed: Callable[[], Any],
     ) -> ErrorCase:
         def call(run: Callable[..., Any]) -> Any:
             given = {
@@ -108,7 +167,7 @@ def error_cases(op: str, *first: Callable[[], torch.Tensor]) -> tuple[ErrorCase,
                 "offsets": torch.tensor([2, 5], dtype=torch.int32),
                 **{k: make() for k, make in changed.items()},
             }
-            return run(*(make() for make in first), *given.values())
+            return run(*(make() for make in first), *given.values(), layout=layout)
 
         return ErrorCase(name=name, call=call, error=error, match=f"{op}: argument {match}")
 
@@ -133,6 +192,34 @@ def error_cases(op: str, *first: Callable[[], torch.Tensor]) -> tuple[ErrorCase,
             ValueError,
             r"'offsets' must not decrease, from 0 to 5 rows of 'x', got -1 at 0 after 0",
             offsets=ends(-1, 5),
+        ),
+        refused(
+            "more rows than a slot has",
+            ValueError,
+            r"'offsets' must be from 0 to the 5 rows of a group in 'x', got 6 at 0",
+            layout="masked",
+            weight=lambda: torch.ones(1, 4, 3),
+            offsets=ends(6),
+        ),
+        refused(
+            "fewer rows than none",
+            ValueError,
+            r"'offsets' must be from 0 to the 5 rows of a group in 'x', got -1 at 0",
+            layout="masked",
+            weight=lambda: torch.ones(1, 4, 3),
+            offsets=ends(-1),
+        ),
+        refused(
+            "slots of different sizes",
+            ValueError,
+            r"'x' must have as many rows for each of the 2 groups in the masked layout, got 5",
+            layout="masked",
+        ),
+        refused(
+            "unknown layout",
+            ValueError,
+            "'layout' must be one of 'contiguous', 'masked', got 'padded'",
+            layout="padded",
         ),
         refused(
             "offsets of 64 bits",
