@@ -275,6 +275,9 @@ def _speed(root: pathlib.Path) -> str:
     for family in sorted({row.family for row in record.rows}):
         rows = [tables.cells(row) for row in record.rows if row.family == family]
         text += f"## {family}\n\n{_table(tables.HEADER, rows, range(3, 7))}\n"
+    if missed := tables.missed_texts(record.rows):
+        text += "## Goals that were missed, and what was measured there\n\n"
+        text += "".join(f"- {reason}\n" for reason in missed) + "\n"
     if record.overhead:
         text += "## Overhead of a call\n\n"
         header = ("call", "KPT", "its kernel alone", "compared with", "PyTorch")

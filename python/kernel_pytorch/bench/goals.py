@@ -16,12 +16,19 @@ class Goal:
     dtype: str
     ratio: float | None = None
     share: float | None = None
+    why: str = ""
+    """What was measured where the goal is missed; "" where it is met."""
 
 
 def _goal(
-    op: str, dtype: str, *rows: str, ratio: float | None = None, share: float | None = None
+    op: str,
+    dtype: str,
+    *rows: str,
+    ratio: float | None = None,
+    share: float | None = None,
+    why: str = "",
 ) -> Goal:
-    return Goal(op=op, rows=rows, dtype=dtype, ratio=ratio, share=share)
+    return Goal(op=op, rows=rows, dtype=dtype, ratio=ratio, share=share, why=why)
 
 
 def _square(m: int, prefix: str = "", activations: tuple[str, ...] = ("none", "gelu")) -> list[str]:

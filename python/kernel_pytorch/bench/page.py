@@ -126,6 +126,8 @@ def _row(row: Row, axis: _Axis) -> str:
     title = (
         f"{row.pairs} pairs, {row.dropped} dropped; inputs: {row.residency}; variant: {row.variant}"
     )
+    if row.met is False and row.goal_why:
+        title += f"; missed: {row.goal_why}"
     verdict = _verdict(row)
     cells = [
         f"<td>{_e(op)}</td><td>{_e(name)}</td><td>{_e(dtype)}</td>",

@@ -82,6 +82,8 @@ class Row:
     goal_ratio: float | None = None
     goal_share: float | None = None
     """What the row is to reach (:mod:`kernel_pytorch.bench.goals`); None: no goal was set."""
+    goal_why: str = ""
+    """Why the goal is missed, as it was measured."""
 
     @property
     def met(self) -> bool | None:

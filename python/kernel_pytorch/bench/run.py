@@ -238,6 +238,7 @@ def _measure(
         unsteady=paired.unsteady,
         goal_ratio=goal.ratio if goal else None,
         goal_share=goal.share if goal else None,
+        goal_why=goal.why if goal else "",
     )
     return line, paired
 

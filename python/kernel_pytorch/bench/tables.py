@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from kernel_pytorch.bench.record import Machine, Overhead, Record, Row
 
 __all__ = [
@@ -10,6 +12,7 @@ __all__ = [
     "goal_text",
     "limit_text",
     "machine_text",
+    "missed_texts",
     "overhead_row",
     "rate_text",
     "time_text",
@@ -77,6 +80,15 @@ def goal_text(row: Row) -> str:
         "" if row.goal_share is None else f"{100 * row.goal_share:.0f}%",
     ]
     return f"{', '.join(filter(None, parts))}: {'met' if row.met else 'missed'}"
+
+
+def missed_texts(rows: Iterable[Row]) -> list[str]:
+    """Why goals were missed, each reason once, after the rows it holds for."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.met is False and row.goal_why:
+            names.setdefault(row.goal_why, []).append(f"{row.op} {row.name} {row.dtype}")
+    return [f"{', '.join(rows)}: {why}" for why, rows in names.items()]
 
 
 def machine_text(machine: Machine) -> str:

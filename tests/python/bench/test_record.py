@@ -142,6 +142,10 @@ def test_a_goal_is_met_or_missed(record):
     assert tables.goal_text(row) == "2.4x, 75%: met"
     assert tables.goal_text(dataclasses.replace(row, ratio=2.3)) == "2.4x, 75%: missed"
     assert tables.goal_text(dataclasses.replace(row, limit_share=0.7)) == "2.4x, 75%: missed"
+    missed = dataclasses.replace(row, ratio=2.3, goal_why="the adders are full")
+    assert tables.missed_texts([missed, row, missed]) == [
+        f"{row.op} {row.name} {row.dtype}, {row.op} {row.name} {row.dtype}: the adders are full"
+    ]
     none = _row(record, goal_ratio=None, goal_share=None)
     assert none.met is None and tables.goal_text(none) == ""
 

@@ -190,6 +190,8 @@ def _show(output: Output, record: Record) -> None:
     if goals:
         out.print()
         out.print(f"Goals: {sum(r.met is True for r in goals)} of {len(goals)} rows met theirs.")
+        for text in tables.missed_texts(goals):
+            out.print(Text(f"Missed: {text}"))
     if record.overhead:
         out.print()
         out.print(_overhead(record))
