@@ -30,6 +30,16 @@ PackFormat FormatOf(const char* op, const char* name) {
   return format;
 }
 
+bool IsMasked(const char* op, const char* layout) {
+  const bool masked = std::string(layout) == "masked";
+  if (!masked && std::string(layout) != "contiguous") {
+    throw nb::value_error(
+        (std::string(op) + ": argument 'layout' must be contiguous or masked, got '" + layout + "'")
+            .c_str());
+  }
+  return masked;
+}
+
 PackedCompute ComputeOf(const char* name) {
   PackedCompute compute;
   if (!ParsePackedCompute(name, &compute)) {
@@ -47,24 +57,26 @@ void BindGemm(nb::module_& m) {
   AddVariants("grouped_gemm", cpu::GroupedGemmVariants());
   m.def(
       "grouped_gemm",
-      [](nb::handle out, nb::handle x, nb::handle weight, nb::handle offsets) {
+      [](nb::handle out, nb::handle x, nb::handle weight, nb::handle offsets, const char* layout) {
         Call call("grouped_gemm");
         cpu::GroupedGemmArgs args;
+        args.masked = IsMasked("grouped_gemm", layout);
         call.Input("x", x, &args.x);
         call.Input("weight", weight, &args.weight);
         call.Input("offsets", offsets, &args.offsets);
         call.Output("out", out, &args.out);
         return call.Run(cpu::GroupedGemm, args);
       },
-      nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("offsets"));
+      nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("offsets"), nb::arg("layout"));
 
   AddVariants("grouped_gemm_backward", cpu::GroupedGemmBackwardVariants());
   m.def(
       "grouped_gemm_backward",
       [](nb::handle grad_x, nb::handle grad_weight, nb::handle grad_out, nb::handle x,
-         nb::handle weight, nb::handle offsets, bool want_x, bool want_weight) {
+         nb::handle weight, nb::handle offsets, bool want_x, bool want_weight, const char* layout) {
         Call call("grouped_gemm_backward");
         cpu::GroupedGemmBackwardArgs args;
+        args.masked = IsMasked("grouped_gemm_backward", layout);
         call.Input("grad_out", grad_out, &args.grad_out);
         call.Input("x", x, &args.x);
         call.Input("weight", weight, &args.weight);
@@ -74,7 +86,8 @@ void BindGemm(nb::module_& m) {
         return call.Run(cpu::GroupedGemmBackward, args);
       },
       nb::arg("grad_x"), nb::arg("grad_weight"), nb::arg("grad_out"), nb::arg("x"),
-      nb::arg("weight"), nb::arg("offsets"), nb::arg("want_x"), nb::arg("want_weight"));
+      nb::arg("weight"), nb::arg("offsets"), nb::arg("want_x"), nb::arg("want_weight"),
+      nb::arg("layout"));
 
   AddVariants("moe_ffn", cpu::MoeFfnVariants());
   m.def(
@@ -117,12 +130,31 @@ void BindGemm(nb::module_& m) {
       nb::arg("out"), nb::arg("x"), nb::arg("weight"), nb::arg("bias").none(),
       nb::arg("activation"));
 
+  AddVariants("linear_act_forward", cpu::LinearActVariants());
+  m.def(
+      "linear_act_forward",
+      [](nb::handle out, nb::handle t, nb::handle x, nb::handle weight, nb::handle bias,
+         const char* activation) {
+        Call call("linear_act_forward");
+        cpu::LinearActArgs args;
+        args.op = "linear_act_forward";
+        call.Input("x", x, &args.x);
+        call.Input("weight", weight, &args.weight);
+        call.OptionalInput("bias", bias, &args.bias);
+        args.activation = call.Activation("activation", activation);
+        call.Output("out", out, &args.out);
+        if (args.activation != ActivationKind::kNone) call.Output("t", t, &args.t);
+        return call.Run(cpu::LinearAct, args);
+      },
+      nb::arg("out"), nb::arg("t"), nb::arg("x"), nb::arg("weight"), nb::arg("bias").none(),
+      nb::arg("activation"));
+
   AddVariants("linear_act_backward", cpu::LinearActBackwardVariants());
   m.def(
       "linear_act_backward",
       [](nb::handle grad_x, nb::handle grad_weight, nb::handle grad_bias, nb::handle grad_out,
          nb::handle x, nb::handle weight, nb::handle bias, const char* activation, bool want_x,
-         bool want_weight, bool want_bias) {
+         bool want_weight, bool want_bias, nb::handle t) {
         Call call("linear_act_backward");
         cpu::LinearActBackwardArgs args;
         call.Input("grad_out", grad_out, &args.grad_out);
@@ -130,6 +162,7 @@ void BindGemm(nb::module_& m) {
         call.Input("weight", weight, &args.weight);
         call.OptionalInput("bias", bias, &args.bias);
         args.activation = call.Activation("activation", activation);
+        call.OptionalInput("t", t, &args.t);
         if (want_x) call.Output("grad_x", grad_x, &args.grad_x);
         if (want_weight) call.Output("grad_weight", grad_weight, &args.grad_weight);
         if (want_bias && args.bias.present()) call.Output("grad_bias", grad_bias, &args.grad_bias);
@@ -137,7 +170,7 @@ void BindGemm(nb::module_& m) {
       },
       nb::arg("grad_x"), nb::arg("grad_weight"), nb::arg("grad_bias"), nb::arg("grad_out"),
       nb::arg("x"), nb::arg("weight"), nb::arg("bias").none(), nb::arg("activation"),
-      nb::arg("want_x"), nb::arg("want_weight"), nb::arg("want_bias"));
+      nb::arg("want_x"), nb::arg("want_weight"), nb::arg("want_bias"), nb::arg("t").none());
 
   AddVariants("pack_weight", cpu::PackWeightVariants());
   m.def(

@@ -181,7 +181,8 @@ nb::object Repeat(Operator& op, PyObject* const* args, size_t count, int64_t run
   for (size_t i = 0; i < outputs; ++i) {
     nb::object output = NewOutput(op, found->prototypes[i]);
     MutableTensorView view;
-    if (!output.is_valid() || !TryView(output, &view) || view.data == nullptr) return nb::none();
+    if (!output.is_valid() || !TryView(output, &view)) return nb::none();
+    if (view.data == nullptr && view.size() != 0) return nb::none();
     for (const Place& place : found->places) {
       if (place.is_output && place.index == i) set(place, view.data);
     }

@@ -21,15 +21,19 @@
 namespace kpt::cpu {
 
 struct LinearActArgs {
-  MutableTensorView out;  // [..., N], dtype of x; rows dense and at one stride
-  TensorView x;           // [..., K]; float, half or bfloat16; last dimension dense
-  TensorView weight;      // [N, K], or [2 N, K] with the gate rows first; dtype of x; rows dense
-  TensorView bias;        // optional: [N] or [2 N], dtype of x
+  const char* op = "linear_act";  // what errors name
+  MutableTensorView out;          // [..., N], dtype of x; rows dense and at one stride
+  MutableTensorView t;  // optional: [..., weight rows], dtype of x; rows dense and at one stride
+  TensorView x;         // [..., K]; float, half or bfloat16; last dimension dense
+  TensorView weight;    // [N, K], or [2 N, K] with the gate rows first; dtype of x; rows dense
+  TensorView bias;      // optional: [N] or [2 N], dtype of x
   ActivationKind activation = ActivationKind::kNone;
 };
 
 // Any sizes, 0 included (with K = 0 the sums are the bias). Leading dimensions of x may have any
-// strides: rows that no single stride walks are copied first. out must not overlap the inputs.
+// strides: rows that no single stride walks are copied first. out and t must overlap neither the
+// inputs nor each other. t, where it is asked for, is rounded once; out is made from sums in float
+// as ever.
 //
 // Order of summation, and with it the last bits: within a variant a row of out depends neither on
 // the number of threads nor on the rows around it. "amx_bf16" serves every M. The other variants

@@ -4,11 +4,11 @@
 //   grad_t = grad_out * act'(t);  gated: [grad_out * up * act'(gate), grad_out * act(gate)]
 //   grad_x = grad_t weight        grad_weight = grad_t^T x        grad_bias = sum of rows of grad_t
 //
-// t is not kept by the forward operator but computed again, in float and not rounded: a third
-// product, in exchange for which a layer holds nothing but its input between the two passes (what
-// eager PyTorch keeps for it, t, is rows x weight rows). Without an activation grad_t is grad_out
-// and there are two products. grad_t is rounded to the dtype of x, as eager PyTorch's is, into
-// temporary memory of rows x weight rows.
+// t may be given, as linear_act wrote it: rounded, rows x weight rows of memory between the two
+// passes. Else it is computed again, in float and not rounded: a third product, in exchange for
+// which a layer holds nothing but its input. Without an activation grad_t is grad_out and there are
+// two products. grad_t is rounded to the dtype of x, as eager PyTorch's is, into temporary memory
+// of rows x weight rows.
 #ifndef KPT_KERNELS_GEMM_LINEAR_ACT_BACKWARD_H_
 #define KPT_KERNELS_GEMM_LINEAR_ACT_BACKWARD_H_
 
@@ -32,6 +32,7 @@ struct LinearActBackwardArgs {
   TensorView x;                   // [..., K]; last dimension dense
   TensorView weight;              // [N, K], or [2 N, K] with the gate rows first; rows dense
   TensorView bias;                // optional: [weight rows]; read only for an activation
+  TensorView t;                   // optional: [..., weight rows]; last dimension dense
   ActivationKind activation = ActivationKind::kNone;
 };
 

@@ -92,25 +92,38 @@ void EmitAs(const Epilogue& e, const float* sums, const float* up, int64_t ld, i
   }
 }
 
-FloatVec LoadGrad(const Epilogue& e, int64_t at, int64_t count) {
+// What lies beside y has its dtype.
+FloatVec LoadLikeY(const Epilogue& e, const void* p, int64_t at, int64_t count) {
   switch (e.y_dtype) {
     case DType::kFloat16:
-      return LoadSome<Half>(e.grad, at, count);
+      return LoadSome<Half>(p, at, count);
     case DType::kBFloat16:
-      return LoadSome<BFloat16>(e.grad, at, count);
+      return LoadSome<BFloat16>(p, at, count);
     default:
-      return LoadSome<float>(e.grad, at, count);
+      return LoadSome<float>(p, at, count);
   }
 }
 
-void StoreY(const Epilogue& e, FloatVec v, int64_t at, int64_t count) {
+void StoreLikeY(const Epilogue& e, FloatVec v, void* p, int64_t at, int64_t count) {
   switch (e.y_dtype) {
     case DType::kFloat16:
-      return StoreSome(v, static_cast<Half*>(e.y) + at, count);
+      return StoreSome(v, static_cast<Half*>(p) + at, count);
     case DType::kBFloat16:
-      return StoreSome(v, static_cast<BFloat16*>(e.y) + at, count);
+      return StoreSome(v, static_cast<BFloat16*>(p) + at, count);
     default:
-      return StoreSome(v, static_cast<float*>(e.y) + at, count);
+      return StoreSome(v, static_cast<float*>(p) + at, count);
+  }
+}
+
+// t of the columns of the product from `column` on.
+void EmitT(const Epilogue& e, const float* sums, int64_t ld, int64_t m0, int64_t rows,
+           int64_t column, int64_t cols) {
+  for (int64_t j = 0; j < cols; j += kLanes) {
+    const int64_t count = cols - j < kLanes ? cols - j : kLanes;
+    const Affine a = GetAffine(e, column + j, count);
+    for (int64_t r = 0; r < rows; ++r) {
+      StoreLikeY(e, a.Apply(Load(sums + r * ld + j)), e.t, (m0 + r) * e.ldt + column + j, count);
+    }
   }
 }
 
@@ -125,15 +138,18 @@ void EmitGrad(const Epilogue& e, const float* sums, const float* up, int64_t ld,
     Affine u = a;
     if constexpr (kGated) u = GetAffine(e, e.up_columns() + n0 + j, count);
     for (int64_t r = 0; r < rows; ++r) {
-      const FloatVec grad = LoadGrad(e, (m0 + r) * e.ldgrad + n0 + j, count);
-      const FloatVec t = a.Apply(Load(sums + r * ld + j));
+      const FloatVec grad = LoadLikeY(e, e.grad, (m0 + r) * e.ldgrad + n0 + j, count);
+      const int64_t kept = (m0 + r) * e.ldt + n0 + j;
+      const FloatVec t =
+          e.t != nullptr ? LoadLikeY(e, e.t, kept, count) : a.Apply(Load(sums + r * ld + j));
       const int64_t at = (m0 + r) * e.ldy + n0 + j;
       if constexpr (kGated) {
-        const FloatVec v = u.Apply(Load(up + r * ld + j));
-        StoreY(e, Backpropagate<kKind, false>(hn::Mul(grad, v), t), at, count);
-        StoreY(e, hn::Mul(grad, Activate<kKind, false>(t)), at + e.up_columns(), count);
+        const FloatVec v = e.t != nullptr ? LoadLikeY(e, e.t, kept + e.up_columns(), count)
+                                          : u.Apply(Load(up + r * ld + j));
+        StoreLikeY(e, Backpropagate<kKind, false>(hn::Mul(grad, v), t), e.y, at, count);
+        StoreLikeY(e, hn::Mul(grad, Activate<kKind, false>(t)), e.y, at + e.up_columns(), count);
       } else {
-        StoreY(e, Backpropagate<kKind, false>(grad, t), at, count);
+        StoreLikeY(e, Backpropagate<kKind, false>(grad, t), e.y, at, count);
       }
     }
   }
@@ -172,6 +188,11 @@ void AddRows(const Epilogue& e, const float* sums, int64_t ld, int64_t m0, int64
 void EmitRows(const Epilogue& e, const float* sums, const float* up, int64_t ld, int64_t m0,
               int64_t rows, int64_t n0, int64_t cols) {
   if (e.accumulate) return AddRows(e, sums, ld, m0, rows, n0, cols);
+  if (e.t != nullptr && e.grad == nullptr) {
+    EmitT(e, sums, ld, m0, rows, n0, cols);
+    if (up != nullptr && IsGated(e.activation))
+      EmitT(e, up, ld, m0, rows, e.up_columns() + n0, cols);
+  }
   switch (e.activation) {
     case ActivationKind::kRelu:
       return EmitKind<ActivationKind::kRelu, false>(e, sums, up, ld, m0, rows, n0, cols);

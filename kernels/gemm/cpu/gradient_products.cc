@@ -15,10 +15,10 @@ struct Choice {
   GradientKernels* kernels;
 };
 
-#define KPT_GRADIENT_KERNELS(gemm, ns)                       \
-  [](const LaunchContext&, const Choice& choice) {           \
-    *choice.kernels = {gemm, ns::Transpose, ns::ColumnSums}; \
-    return Status();                                         \
+#define KPT_GRADIENT_KERNELS(gemm, ns)                                     \
+  [](const LaunchContext&, const Choice& choice) {                         \
+    *choice.kernels = {gemm, ns::Transpose, ns::ColumnSums, ns::EmitRows}; \
+    return Status();                                                       \
   }
 
 #if defined(KPT_HAVE_X86_VARIANTS)

@@ -24,6 +24,8 @@ struct GradientKernels {
   LinearKernel gemm = nullptr;
   void (*transpose)(const RowMatrix&, int64_t, int64_t, void*, int64_t) = nullptr;
   void (*column_sums)(const RowMatrix&, int64_t, int64_t, void*) = nullptr;
+  void (*emit)(const Epilogue&, const float*, const float*, int64_t, int64_t, int64_t, int64_t,
+               int64_t) = nullptr;
 };
 
 // Chooses for tensors of this dtype, as RunFirst does for the operator.

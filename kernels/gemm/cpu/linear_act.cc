@@ -11,8 +11,8 @@
 namespace kpt::cpu {
 namespace {
 
-constexpr const char* kOp = "linear_act";
-constexpr int kCopySlot = 3;  // the kernels use slots 0 and 1
+constexpr const char* kOp = "linear_act";  // whose variants these are
+constexpr int kCopySlot = 3;               // the kernels use slots 0 and 1
 
 // Up to here, dot products along the rows of the weight beat packing it (measured).
 constexpr int64_t kMostRows = 32;
@@ -58,34 +58,44 @@ constexpr Variant<Choice> kVariants[] = {
     {"baseline_panels", Isa::kBaseline, nullptr, Take<baseline::FloatGemm>},
 };
 
-Status Check(const LinearActArgs& a) {
-  TensorView out;
-  KPT_RETURN_IF_ERROR(CheckLinear(kOp, a.x, a.weight, a.bias, a.activation, &out));
-  KPT_RETURN_IF_ERROR(CheckLinearInput(kOp, "out", a.out, a.x, 1));
-  bool same = a.out.rank == out.rank;
-  for (int d = 0; same && d < out.rank; ++d) same = a.out.shape[d] == out.shape[d];
+// An output of the layer, with rows *ld apart.
+Status CheckOutput(const LinearActArgs& a, const char* arg, const TensorView& t,
+                   const TensorView& like, int64_t* ld) {
+  KPT_RETURN_IF_ERROR(CheckLinearInput(a.op, arg, t, a.x, 1));
+  bool same = t.rank == like.rank;
+  for (int d = 0; same && d < like.rank; ++d) same = t.shape[d] == like.shape[d];
   if (!same) {
-    return Status::InvalidArgument(Argument(kOp, "out") +
-                                   "must have the shape of 'x' with N as its last dimension, got " +
-                                   ShapeText(a.out));
+    return Status::InvalidArgument(Argument(a.op, arg) + "must have the shape of 'x' with " +
+                                   std::to_string(like.dim(-1)) + " as its last dimension, got " +
+                                   ShapeText(t));
   }
-  KPT_RETURN_IF_ERROR(CheckWritesOnce(kOp, "out", a.out));
-  KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "out", a.out, "x", a.x, false));
-  KPT_RETURN_IF_ERROR(CheckOverlap(kOp, "out", a.out, "weight", a.weight, false));
-  return CheckOverlap(kOp, "out", a.out, "bias", a.bias, false);
+  KPT_RETURN_IF_ERROR(CheckWritesOnce(a.op, arg, t));
+  KPT_RETURN_IF_ERROR(CheckOverlap(a.op, arg, t, "x", a.x, false));
+  KPT_RETURN_IF_ERROR(CheckOverlap(a.op, arg, t, "weight", a.weight, false));
+  KPT_RETURN_IF_ERROR(CheckOverlap(a.op, arg, t, "bias", a.bias, false));
+  int64_t rows = 0;
+  if (t.size() == 0 || AsMatrix(t, &rows, ld)) return Status();
+  return Status::InvalidArgument(Argument(a.op, arg) +
+                                 "must have rows that one stride walks, got " + ShapeText(t));
+}
+
+Status Check(const LinearActArgs& a, Epilogue* e) {
+  TensorView out;
+  KPT_RETURN_IF_ERROR(CheckLinear(a.op, a.x, a.weight, a.bias, a.activation, &out));
+  KPT_RETURN_IF_ERROR(CheckOutput(a, "out", a.out, out, &e->ldy));
+  if (!a.t.present()) return Status();
+  TensorView t = out;
+  t.shape[t.rank - 1] = a.weight.dim(0);
+  KPT_RETURN_IF_ERROR(CheckOutput(a, "t", a.t, t, &e->ldt));
+  return CheckOverlap(a.op, "t", a.t, "out", a.out, false);
 }
 
 }  // namespace
 
 Status LinearAct(const LaunchContext& ctx, const LinearActArgs& args) {
-  KPT_RETURN_IF_ERROR(Check(args));
-  if (args.out.size() == 0) return Status();
   PanelGemm g;
-  int64_t out_rows = 0;
-  if (!AsMatrix(args.out, &out_rows, &g.epilogue.ldy)) {
-    return Status::InvalidArgument(
-        Argument(kOp, "out") + "must have rows that one stride walks, got " + ShapeText(args.out));
-  }
+  KPT_RETURN_IF_ERROR(Check(args, &g.epilogue));
+  if (args.out.size() == 0) return Status();
   g.k = args.x.dim(-1);
   g.x = args.x.data;
   g.x_dtype = args.x.dtype;
@@ -93,7 +103,7 @@ Status LinearAct(const LaunchContext& ctx, const LinearActArgs& args) {
     char* copy = ScratchAs<char>(
         kCopySlot, static_cast<size_t>(g.m * g.k) * static_cast<size_t>(ItemSize(g.x_dtype)) + 64);
     if (copy == nullptr) {
-      return Status::ResourceExhausted(std::string(kOp) + ": no memory for scratch buffers");
+      return Status::ResourceExhausted(std::string(args.op) + ": no memory for scratch buffers");
     }
     CopyRows(ctx.num_threads, args.x, g.m, copy);
     g.x = copy;
@@ -107,10 +117,11 @@ Status LinearAct(const LaunchContext& ctx, const LinearActArgs& args) {
   g.epilogue.bias = args.bias.present() ? args.bias.data : nullptr;
   g.epilogue.bias_dtype = args.x.dtype;
   g.epilogue.activation = args.activation;
+  if (args.t.present()) g.epilogue.t = args.t.mutable_data();
   LinearKernel kernel = nullptr;
-  KPT_RETURN_IF_ERROR(RunFirst(kOp, kVariants, ctx, Choice{&g, &kernel}));
+  KPT_RETURN_IF_ERROR(RunFirst(args.op, kVariants, ctx, Choice{&g, &kernel}));
   if (kernel(UsefulThreads(ctx.num_threads, g.m, g.k, g.columns()), g)) return Status();
-  return Status::ResourceExhausted(std::string(kOp) + ": no memory for scratch buffers");
+  return Status::ResourceExhausted(std::string(args.op) + ": no memory for scratch buffers");
 }
 
 LinearKernel ChooseLinearKernel(Isa isa, const PanelGemm& g) {

@@ -1,8 +1,10 @@
 #include "kernels/gemm/linear_act_backward.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
 
+#include "kernels/base/parallel_for.h"
 #include "kernels/base/scratch.h"
 #include "kernels/gemm/cpu/gradient_products.h"
 #include "kernels/gemm/cpu/linear_checks.h"
@@ -21,6 +23,10 @@ Status Check(const LinearActBackwardArgs& a) {
   TensorView out;  // what linear_act would have given
   KPT_RETURN_IF_ERROR(CheckLinear(kOp, a.x, a.weight, a.bias, a.activation, &out));
   KPT_RETURN_IF_ERROR(CheckLike(kOp, "grad_out", a.grad_out, "linear_act's output", out));
+  if (a.t.present()) {
+    out.shape[out.rank - 1] = a.weight.dim(0);
+    KPT_RETURN_IF_ERROR(CheckLike(kOp, "t", a.t, "x weight^T", out));
+  }
   if (a.grad_x.present()) {
     KPT_RETURN_IF_ERROR(CheckLike(kOp, "grad_x", a.grad_x, "x", a.x));
   }
@@ -35,7 +41,11 @@ Status Check(const LinearActBackwardArgs& a) {
   }
   return CheckGradients(
       kOp, {{"grad_x", &a.grad_x}, {"grad_weight", &a.grad_weight}, {"grad_bias", &a.grad_bias}},
-      {{"grad_out", &a.grad_out}, {"x", &a.x}, {"weight", &a.weight}, {"bias", &a.bias}});
+      {{"grad_out", &a.grad_out},
+       {"x", &a.x},
+       {"weight", &a.weight},
+       {"bias", &a.bias},
+       {"t", &a.t}});
 }
 
 // A tensor [..., cols] as rows at one stride; *copy holds them when they were not.
@@ -52,10 +62,11 @@ bool AsRows(int num_threads, const TensorView& t, RowMatrix* m, std::optional<Te
   return true;
 }
 
-// grad_t into `out`: the forward product again, its epilogue the gradient of the activation.
+// grad_t into `out`, from t as it was kept (if it has data), or else by the forward product again,
+// its epilogue the gradient of the activation.
 bool GradientOfSums(const LaunchContext& ctx, const LinearActBackwardArgs& a,
                     const GradientKernels& kernels, const RowMatrix& x, const RowMatrix& grad_out,
-                    const RowMatrix& out) {
+                    const RowMatrix& t, const RowMatrix& out) {
   PanelGemm g;
   g.m = x.rows;
   g.k = x.cols;
@@ -73,6 +84,19 @@ bool GradientOfSums(const LaunchContext& ctx, const LinearActBackwardArgs& a,
   g.epilogue.activation = a.activation;
   g.epilogue.grad = grad_out.data;
   g.epilogue.ldgrad = grad_out.ld;
+  if (t.data != nullptr) {
+    constexpr int64_t kBlock = 4;  // rows walked side by side
+    g.epilogue.bias = nullptr;
+    g.epilogue.t = const_cast<void*>(t.data);
+    g.epilogue.ldt = t.ld;
+    ParallelFor(ctx.num_threads, out.rows, 16384 / out.cols + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; r += kBlock) {
+        kernels.emit(g.epilogue, nullptr, nullptr, 0, r, std::min(kBlock, end - r), 0,
+                     g.epilogue.n);
+      }
+    });
+    return true;
+  }
   return kernels.gemm(UsefulThreads(ctx.num_threads, g.m, g.k, g.columns()), g);
 }
 
@@ -95,10 +119,11 @@ Status LinearActBackward(const LaunchContext& ctx, const LinearActBackwardArgs& 
   }
   GradientKernels kernels;
   KPT_RETURN_IF_ERROR(ChooseGradientKernels(kOp, ctx, args.x.dtype, &kernels));
-  std::optional<Temporary> x_copy, grad_copy, sums;
-  RowMatrix x, grad;
+  std::optional<Temporary> x_copy, grad_copy, t_copy, sums;
+  RowMatrix x, grad, t;
   if (!AsRows(ctx.num_threads, args.x, &x, &x_copy) ||
-      !AsRows(ctx.num_threads, args.grad_out, &grad, &grad_copy)) {
+      !AsRows(ctx.num_threads, args.grad_out, &grad, &grad_copy) ||
+      (args.t.present() && !AsRows(ctx.num_threads, args.t, &t, &t_copy))) {
     return OutOfMemory();
   }
   const int64_t features = args.weight.dim(0);
@@ -106,7 +131,7 @@ Status LinearActBackward(const LaunchContext& ctx, const LinearActBackwardArgs& 
     RowMatrix grad_t = {nullptr, x.dtype, features, x.rows, features};
     sums.emplace(static_cast<size_t>(grad_t.rows * features * ItemSize(x.dtype)));
     grad_t.data = sums->data();
-    if (grad_t.data == nullptr || !GradientOfSums(ctx, args, kernels, x, grad, grad_t)) {
+    if (grad_t.data == nullptr || !GradientOfSums(ctx, args, kernels, x, grad, t, grad_t)) {
       return OutOfMemory();
     }
     grad = grad_t;

@@ -36,6 +36,10 @@ struct Epilogue {
   // y). There is one column of y per column of the product then.
   const void* grad = nullptr;
   int64_t ldgrad = 0;
+  // t itself, rounded ([m, columns of the product], dtype of y). Given: written beside y; with grad
+  // it is read instead of the sums, which EmitRows then does not look at.
+  void* t = nullptr;
+  int64_t ldt = 0;
   bool accumulate = false;  // add to y, which is float; without activation, bias and scale
 
   int64_t up_columns() const { return up != 0 ? up : n; }

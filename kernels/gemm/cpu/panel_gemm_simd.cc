@@ -366,6 +366,10 @@ bool ConvertingGemm(int num_threads, const PanelGemm& g) {
       part.epilogue.grad = static_cast<const char*>(g.epilogue.grad) +
                            m * g.epilogue.ldgrad * ItemSize(g.epilogue.y_dtype);
     }
+    if (g.epilogue.t != nullptr) {
+      part.epilogue.t =
+          static_cast<char*>(g.epilogue.t) + m * g.epilogue.ldt * ItemSize(g.epilogue.y_dtype);
+    }
     // Decided by all rows of the call: a row's sums do not depend on the pass it falls into.
     if (!RunFloatTiles(num_threads, part, rows, count)) return false;
   }

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch._functorch.utils import unwrap_dead_wrappers
 
 from kernel_pytorch.core.dispatch_log import DispatchRecord, record, refuse_if_strict
 from kernel_pytorch.ops import signature
@@ -39,47 +40,32 @@ def _needs_grad(values: Any) -> bool:
 def kernel(spec: OpSpec) -> Callable[..., Any]:
     """The implementation for the ``Autograd`` keys, compiled from the spec's argument list."""
     names = tuple(a.name for a in spec.arguments)
+    below = _below(spec)
     function = _function(spec, names)
-
-    def below(*args: Any, **kwargs: Any) -> Any:
-        with _below_autograd():
-            return getattr(torch.ops.kpt, spec.name).default(*args, **kwargs)
-
-    kwarg_only = tuple(a.name for a in spec.arguments if a.kwarg_only)
-    positional = len(names) - len(kwarg_only)
+    positional = sum(not a.kwarg_only for a in spec.arguments)
+    kwarg_only = names[positional:]
 
     def apply(*values: Any) -> Any:
         if spec.training is not None:
             kwargs = dict(zip(kwarg_only, values[positional:]))
             return getattr(torch.ops.kpt, spec.training).default(*values[:positional], **kwargs)[0]
-        # Under torch.func transforms this kernel already runs at the level being differentiated,
-        # as PyTorch's own autograd kernels do: only the single-level apply is right there.
+        # The single-level apply, as PyTorch's own autograd kernels: under torch.func transforms
+        # this kernel already runs at the level being differentiated. Function.apply would besides
+        # inspect the signature of ``forward`` at every call, which costs more than small kernels.
+        single_level = super(torch.autograd.Function, function).apply
         if torch._C._are_functorch_transforms_active():
             with enable_single_level_autograd_function():
-                return super(torch.autograd.Function, function).apply(*values)
-        return function.apply(*values)
+                return single_level(*values)
+        return single_level(*unwrap_dead_wrappers(values))
 
     optional = {a.name for a in spec.arguments if a.type == "Optional[Tensor]"}
-
-    def all_tensors(condition: str, join: str, when_absent: str) -> str:
-        terms = []
-        for t in spec.tensor_arguments:
-            term = condition.format(t=t)
-            terms.append(f"({t} is {when_absent}None {join} {term})" if t in optional else term)
-        return f" {'or' if join == 'and' else 'and'} ".join(terms)
-
-    needs_grad = all_tensors("{t}.requires_grad", "and", "not ")
-    is_plain = all_tensors(
-        "(type({t}) is Tensor or type({t}) is Parameter) and {t}.is_cpu and not {t}.is_neg()",
-        "or",
-        "",
+    needs_grad = " or ".join(
+        f"({t} is not None and {t}.requires_grad)" if t in optional else f"{t}.requires_grad"
+        for t in spec.tensor_arguments
     )
     source = (
         f"def autograd_{spec.name}({signature.parameters(spec)}):\n"
-        f"    plain_state = modes() == 0 and forward_ad._current_level < 0 and not transforms()\n"
-        f"    if plain_state and (repeat := repeats.get({spec.name!r})) is not None:\n"
-        f"        if (result := repeat({', '.join(names)})) is not None:\n"
-        f"            return result\n"
+        f"{_repeat_lines(spec)}"
         f"    try:\n"
         f"        needs_grad = {needs_grad}\n"
         f"    except AttributeError:\n"  # None, which PyTorch lets pass for an undefined tensor
@@ -87,24 +73,71 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
         f"        raise\n"
         f"    if needs_grad and is_grad_enabled() or forward_ad._current_level >= 0:\n"
         f"        return apply({', '.join(names)})\n"
+        f"{_launch_lines(spec)}"
+    )
+    namespace = {
+        **_namespace(spec, below),
+        **signature.defaults(spec),
+        "apply": apply,
+        "bind": bind,
+        "check": check,
+        "is_grad_enabled": torch.is_grad_enabled,
+    }
+    return signature.compiled(f"autograd_{spec.name}", source, namespace)
+
+
+def _below(spec: OpSpec) -> Callable[..., Any]:
+    op = getattr(torch.ops.kpt, spec.name).default
+
+    def below(*args: Any, **kwargs: Any) -> Any:
+        with _below_autograd():
+            return op(*args, **kwargs)
+
+    return below
+
+
+def _repeat_lines(spec: OpSpec) -> str:
+    names = ", ".join(a.name for a in spec.arguments)
+    return (
+        f"    plain_state = modes() == 0 and forward_ad._current_level < 0 and not transforms()\n"
+        f"    if plain_state and (repeat := repeats.get({spec.name!r})) is not None:\n"
+        f"        if (result := repeat({names})) is not None:\n"
+        f"            return result\n"
+    )
+
+
+def _launch_lines(spec: OpSpec) -> str:
+    optional = {a.name for a in spec.arguments if a.type == "Optional[Tensor]"}
+    terms = []
+    for t in spec.tensor_arguments:
+        term = (
+            f"(type({t}) is Tensor or type({t}) is Parameter) and {t}.is_cpu and not {t}.is_neg()"
+        )
+        terms.append(f"({t} is None or {term})" if t in optional else term)
+    return (
         f"    launch = fast_paths.get({spec.name!r})\n"
         f"    plain_state = plain_state and not included(functionalize)\n"
-        f"    if launch is not None and plain_state and {is_plain}:\n"
+        f"    if launch is not None and plain_state and {' and '.join(terms)}:\n"
         f"        return launch({signature.forwarded(spec)})\n"
         f"    return below({signature.forwarded(spec)})\n"
     )
-    namespace = {
-        **signature.defaults(spec),
-        "apply": apply,
+
+
+def _forward(spec: OpSpec) -> Callable[..., Any]:
+    """The operator without its gradient; takes all the arguments in order."""
+    names = ", ".join(a.name for a in spec.arguments)
+    source = f"def forward_{spec.name}({names}):\n{_repeat_lines(spec)}{_launch_lines(spec)}"
+    return signature.compiled(f"forward_{spec.name}", source, _namespace(spec, _below(spec)))
+
+
+def _namespace(spec: OpSpec, below: Callable[..., Any]) -> dict[str, Any]:
+    return {
         "below": below,
-        "bind": bind,
-        "check": check,
         "fast_paths": fast_paths,
         # Forward mode: the function raises that it has no jvp, rather than drop a tangent.
         "forward_ad": torch.autograd.forward_ad,
         "functionalize": torch._C.DispatchKey.Functionalize,
         "included": torch._C._dispatch_tls_is_dispatch_key_included,
-        "is_grad_enabled": torch.is_grad_enabled,
         "modes": torch._C._len_torch_dispatch_stack,
         "Parameter": torch.nn.Parameter,
         "repeats": repeats,
@@ -112,7 +145,6 @@ def kernel(spec: OpSpec) -> Callable[..., Any]:
         "Tensor": torch.Tensor,
         "transforms": torch._C._are_functorch_transforms_active,
     }
-    return signature.compiled(f"autograd_{spec.name}", source, namespace)
 
 
 def out_kernel(spec: OpSpec) -> Callable[..., Any]:
@@ -167,59 +199,69 @@ def write_over(spec: OpSpec, bound: dict[str, Any], results: Any) -> None:
 
 
 def _function(spec: OpSpec, names: tuple[str, ...]) -> type[torch.autograd.Function]:
-    kwarg_only = tuple(a.name for a in spec.arguments if a.kwarg_only)
-    positional = len(names) - len(kwarg_only)
     output_names = spec.output_names
     saved = spec.saved
     covered: tuple[str, ...] | None = None  # whose gradients the named backward gives
     if spec.backward is not None:
         covered = names if spec.backward_of is None else spec.backward_of
+    beyond = () if covered is None else tuple(i for i, n in enumerate(names) if n not in covered)
+    run = _forward(spec)
 
     class OpFunction(torch.autograd.Function):
         @staticmethod
         def forward(*values: Any) -> Any:
-            kwargs = dict(zip(kwarg_only, values[positional:]))
-            # This level records nothing here; the levels of torch.func around it, if any, do.
-            with torch.set_grad_enabled(torch._C._are_functorch_transforms_active()):
-                with _below_autograd():
-                    return getattr(torch.ops.kpt, spec.name).default(*values[:positional], **kwargs)
+            if not torch._C._are_functorch_transforms_active():
+                return run(*values)
+            # This level records nothing here; the levels of torch.func around it do.
+            with torch.enable_grad():
+                return run(*values)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             outputs = output if isinstance(output, tuple) else (output,)
             if not spec.differentiable:
                 ctx.mark_non_differentiable(*outputs)
-            ctx.mark_non_differentiable(*(o for o in outputs if not o.is_floating_point()))
-            tensors = {n: v for n, v in zip(names, inputs) if isinstance(v, torch.Tensor)}
-            ctx.constants = {n: v for n, v in zip(names, inputs) if n not in tensors}
-            ctx.named = covered is not None and not any(
-                needs and n not in covered for n, needs in zip(names, ctx.needs_input_grad)
-            )
-            if not ctx.named:
-                kept: dict[str, torch.Tensor] = tensors
-            else:
-                everything = {**tensors, **dict(zip(output_names, outputs))}
-                kept = {n: v for n, v in everything.items() if saved is None or n in saved}
+            elif without := [
+                o
+                for n, o in zip(output_names, outputs)
+                if n in spec.auxiliary or not o.is_floating_point()
+            ]:
+                ctx.mark_non_differentiable(*without)
+            # Zeros would be made for those: as large as what they are kept for.
+            ctx.set_materialize_grads(not spec.auxiliary)
+            needs = ctx.needs_input_grad
+            ctx.named = named = covered is not None and not any(needs[i] for i in beyond)
+            constants: dict[str, Any] = {}
+            kept: dict[str, torch.Tensor] = {}
+            for name, value in zip(names, inputs):
+                is_tensor = isinstance(value, torch.Tensor)
+                if is_tensor and (not named or saved is None or name in saved):
+                    kept[name] = value
+                else:
+                    constants[name] = None if is_tensor else value
+            if named:
+                for name, value in zip(output_names, outputs):
+                    if saved is None or name in saved:
+                        kept[name] = value
+            ctx.constants = constants
             ctx.kept = tuple(kept)
             ctx.save_for_backward(*kept.values())
-            ctx.set_materialize_grads(True)
 
         @staticmethod
         def backward(ctx: Any, *grads: torch.Tensor) -> Any:
             if not spec.differentiable:
-                return tuple(None for _ in names)
+                return (None,) * len(names)
             kept = dict(zip(ctx.kept, ctx.saved_tensors))
-            bound = {n: ctx.constants.get(n, kept.get(n)) for n in names}
             needed = [n for n, needs in zip(names, ctx.needs_input_grad) if needs]
             # A gradient may arrive expanded (stride 0), which kernels refuse in the last dimension.
-            grads = tuple(g if _has_dense_rows(g) else g.contiguous() for g in grads)
+            grads = tuple(g if g is None or _has_dense_rows(g) else g.contiguous() for g in grads)
             if ctx.named:
                 assert spec.backward_call is not None
                 outputs = tuple(kept.get(n) for n in output_names)
-                found = spec.backward_call(grads, bound, outputs, needed)
+                found = spec.backward_call(grads, {**ctx.constants, **kept}, outputs, needed)
             else:
-                found = _differentiate(spec, grads, bound, needed)
-            return tuple(found.get(n) if n in needed else None for n in names)
+                found = _differentiate(spec, grads, {**ctx.constants, **kept}, needed)
+            return tuple([found.get(n) if n in needed else None for n in names])
 
     OpFunction.__name__ = f"Kpt_{spec.name}"
     return OpFunction
@@ -230,7 +272,7 @@ def _has_dense_rows(t: torch.Tensor) -> bool:
 
 
 def _differentiate(
-    spec: OpSpec, grads: tuple[torch.Tensor, ...], bound: dict[str, Any], needed: list[str]
+    spec: OpSpec, grads: tuple[torch.Tensor | None, ...], bound: dict[str, Any], needed: list[str]
 ) -> dict[str, torch.Tensor]:
     first = bound[spec.tensor_arguments[0]]
     if spec.backward is None:
@@ -242,9 +284,13 @@ def _differentiate(
     def run(*leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
         result = spec.reference(**{**bound, **dict(zip(needed, leaves))})
         outputs = result if isinstance(result, tuple) else (result,)
-        return tuple(o for o in outputs if o.is_floating_point())
+        return tuple(
+            o
+            for n, o in zip(spec.output_names, outputs)
+            if o.is_floating_point() and n not in spec.auxiliary
+        )
 
-    wanted = [g for g in grads if g.is_floating_point()]
+    wanted = [g for g in grads if g is not None and g.is_floating_point()]
     # Views, not detached copies: a second derivative flows through them, and an argument that was
     # passed twice gets two gradients.
     leaves = [bound[n].view_as(bound[n]) for n in needed]

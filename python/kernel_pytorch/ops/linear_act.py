@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import dataclasses
+import math
 from typing import Any
 
 import torch
@@ -56,24 +57,18 @@ def _cost(
     )
 
 
+def _backward_cost(x: torch.Tensor, weight: torch.Tensor, *args: Any) -> Cost:
+    return Cost(
+        flops=4.0 * math.prod(x.shape[:-1]) * weight.numel(),
+        read_bytes=x.nbytes + weight.nbytes,
+        write_bytes=x.nbytes + weight.nbytes,
+    )
+
+
 def _build(
     case: Case, dtype: torch.dtype, generator: torch.Generator
 ) -> tuple[list[Any], dict[str, Any]]:
     return list(layer_inputs(case, dtype, generator)), {}
-
-
-def _backward(
-    grads: tuple[Any, ...],
-    inputs: Mapping[str, Any],
-    outputs: tuple[Any, ...],
-    needed: Collection[str],
-) -> dict[str, Any]:
-    wanted = ("x", "weight", "bias")
-    arguments = (inputs["x"], inputs["weight"], inputs["bias"], inputs["activation"])
-    found = torch.ops.kpt.linear_act_backward(
-        grads[0], *arguments, *(name in needed for name in wanted)
-    )
-    return {name: g for name, g in zip(wanted, found) if name in needed}
 
 
 _SIZES = (
@@ -104,9 +99,7 @@ LINEAR_ACT = OpSpec(
     infer=_infer,
     reference=_reference,
     eager=linear,
-    backward="linear_act_backward",
-    backward_call=_backward,
-    saved=("x", "weight", "bias"),
+    training="linear_act_forward",
     autocast=True,
     cost=_cost,
     build_inputs=_build,
@@ -270,6 +263,12 @@ LINEAR_ACT = OpSpec(
             (384, 1536, "none"),
         )
         for m in (1, 16, 64, 128, 512, 4096)
+    )
+    + tuple(
+        dataclasses.replace(row, name=f"{row.name} forward+backward", backward_cost=_backward_cost)
+        for dtype in (torch.bfloat16, torch.float32)
+        for m, n, k in ((4096, 4096, 1024), (128, 4096, 1024), (4096, 1536, 384))
+        for row in (_row(f"{n}x{k}", m, n, k, dtype, "gelu"),)
     ),
     doc="""
 `t = x @ weight.T + bias`, then `out = act(t)`; for `swiglu` and `geglu`
@@ -288,6 +287,6 @@ Within a native variant a row of the result depends neither on the number of thr
 other rows. Variants for few rows sum in another order than those for many, so below AMX the last
 bits may change with the number of rows; with AMX in bfloat16 they do not.
 
-The gradient is `linear_act_backward`.
+Where a gradient is wanted `linear_act_forward` runs in its place.
 """,
 )

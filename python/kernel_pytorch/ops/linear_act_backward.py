@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from kernel_pytorch.ops.linears import (
     linear,
     output_features,
 )
-from kernel_pytorch.ops.spec import Benchmark, Case, Cost, OpSpec, Out, Tolerance, cases
+from kernel_pytorch.ops.spec import Benchmark, Case, Cost, ErrorCase, OpSpec, Out, Tolerance, cases
 
 _Backward = Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]
 
@@ -34,8 +35,15 @@ def _check(
     want_x: bool,
     want_weight: bool,
     want_bias: bool,
+    t: torch.Tensor | None,
 ) -> None:
     check_layer("linear_act_backward", weight, bias, activation)
+    sums = [*x.shape[:-1], weight.shape[0]]
+    if t is not None and list(t.shape) != sums:
+        raise ValueError(
+            f"linear_act_backward: argument 't' must have shape {sums} like x weight^T, got shape "
+            f"{list(t.shape)}"
+        )
     expected = [*x.shape[:-1], output_features(weight, activation)]
     if list(grad_out.shape) != expected:
         raise ValueError(
@@ -53,6 +61,7 @@ def _infer(
     want_x: bool,
     want_weight: bool,
     want_bias: bool,
+    t: torch.Tensor | None,
 ) -> tuple[Out, Out, Out]:
     return (
         Out(x.shape if want_x else (0,), x.dtype),
@@ -71,14 +80,19 @@ def _gradients(
     want_x: bool,
     want_weight: bool,
     want_bias: bool,
+    t: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     grad = grad_out
+    if activation != "none" and t is None:
+        t = F.linear(x, weight, bias)
     if activation in GATES:
-        gate, up = F.linear(x, weight, bias).chunk(2, dim=-1)
+        assert t is not None
+        gate, up = t.chunk(2, dim=-1)
         kind = GATE_KINDS[activation]
         grad = torch.cat([backward[kind](grad * up, gate), grad * EAGER[kind](gate)], dim=-1)
     elif activation != "none":
-        grad = backward[activation](grad, F.linear(x, weight, bias))
+        assert t is not None
+        grad = backward[activation](grad, t)
     rows = math.prod(x.shape[:-1])
     grad_rows = grad.reshape(rows, weight.shape[0])
     none = x.new_empty(0)
@@ -98,9 +112,11 @@ def _eager(
     want_x: bool = True,
     want_weight: bool = True,
     want_bias: bool = True,
+    *,
+    t: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return _gradients(
-        EAGER_BACKWARD, grad_out, x, weight, bias, activation, want_x, want_weight, want_bias
+        EAGER_BACKWARD, grad_out, x, weight, bias, activation, want_x, want_weight, want_bias, t
     )
 
 
@@ -113,6 +129,8 @@ def _reference(
     want_x: bool = True,
     want_weight: bool = True,
     want_bias: bool = True,
+    *,
+    t: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     wide_bias = None if bias is None else wide(bias)
     grads = _gradients(
@@ -125,6 +143,7 @@ def _reference(
         want_x,
         want_weight,
         want_bias,
+        None if t is None else wide(t),
     )
     grad_x, grad_weight, grad_bias = (g.to(x.dtype) for g in grads)
     return grad_x, grad_weight, grad_bias
@@ -152,6 +171,7 @@ def _layer(
     bias: torch.Tensor | None,
     activation: str,
     *wanted: bool,
+    t: torch.Tensor | None = None,
 ) -> tuple[_Layer, torch.Tensor]:
     with torch.inference_mode(False):
         grad = grad_out.clone()
@@ -160,7 +180,9 @@ def _layer(
     return _Layer(new_x, new_weight, new_bias, activation), grad
 
 
-def _recorded(*args: Any) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
+def _recorded(
+    *args: Any, t: torch.Tensor | None = None
+) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
     layer, grad = _layer(*args)
     with torch.inference_mode(False), torch.enable_grad():
         return [layer.output()], grad, layer.leaves()
@@ -187,14 +209,16 @@ def _cost(
     want_x: bool = True,
     want_weight: bool = True,
     want_bias: bool = True,
+    *,
+    t: torch.Tensor | None = None,
 ) -> Cost:
-    products = want_x + want_weight + (activation != "none")
+    products = want_x + want_weight + (activation != "none" and t is None)
     wanted = want_x * x.nbytes + want_weight * weight.nbytes
     if want_bias and bias is not None:
         wanted += bias.nbytes
     return Cost(
         flops=2.0 * products * math.prod(x.shape[:-1]) * weight.numel(),
-        read_bytes=grad_out.nbytes + x.nbytes + weight.nbytes,
+        read_bytes=grad_out.nbytes + x.nbytes + weight.nbytes + (0 if t is None else t.nbytes),
         write_bytes=wanted,
         compute="bf16" if x.dtype == torch.bfloat16 else "fp32",
     )
@@ -207,7 +231,8 @@ def _build(
     features = output_features(weight, activation)
     grad_out = torch.randn((*case.lead, features), generator=generator).to(dtype)
     wanted = [case.options.get(f"want_{n}", True) for n in ("x", "weight", "bias")]
-    return [grad_out, x, weight, bias, activation, *wanted], {}
+    t = F.linear(x, weight, bias) if "t" in case.given else None
+    return [grad_out, x, weight, bias, activation, *wanted], {"t": t}
 
 
 _ACTIVATIONS = [{"activation": a} for a in ACTIVATIONS]
@@ -221,7 +246,7 @@ def _rows(m: int, n: int, k: int, dtype: torch.dtype, activation: str) -> tuple[
     if activation == "none":
         return (kept,)
     return (
-        kept,
+        dataclasses.replace(kept, case=dataclasses.replace(case, given=("bias", "t"))),
         Benchmark(
             name=f"{name} checkpointed", case=case, dtype=dtype, eager=_train, eager_inputs=_layer
         ),
@@ -233,10 +258,10 @@ LINEAR_ACT_BACKWARD = OpSpec(
     family="gemm",
     schema=(
         '(Tensor grad_out, Tensor x, Tensor weight, Tensor? bias=None, str activation="none", '
-        "bool want_x=True, bool want_weight=True, bool want_bias=True) "
+        "bool want_x=True, bool want_weight=True, bool want_bias=True, *, Tensor? t=None) "
         "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)"
     ),
-    dims={"grad_out": "... N", "x": "... K", "weight": "R K", "bias": "R"},
+    dims={"grad_out": "... N", "x": "... K", "weight": "R K", "bias": "R", "t": "... R"},
     choices={"activation": ACTIVATIONS},
     check=_check,
     infer=_infer,
@@ -268,6 +293,12 @@ LINEAR_ACT_BACKWARD = OpSpec(
         leads=[(150,), (1, 1200)],
     )
     + cases(
+        sizes=[{"N": 7, "K": 33}, {"N": 65, "K": 31}, {"N": 5, "K": 0}],
+        options=_ACTIVATIONS,
+        given=[("bias", "t")],
+        leads=[(3,), (0,), (2, 17)],
+    )
+    + cases(
         sizes=[{"N": 20, "K": 2100}, {"N": 2100, "K": 20}],
         options=[{"activation": a} for a in ("none", "gelu", "swiglu")],
         given=[("bias",)],
@@ -288,7 +319,35 @@ LINEAR_ACT_BACKWARD = OpSpec(
         given=[("bias",)],
         leads=[(9,)],
     ),
-    error_cases=backward_errors(),
+    error_cases=(
+        *backward_errors(),
+        ErrorCase(
+            name="t of half a gate",
+            call=lambda op: op(
+                torch.ones(2, 2),
+                torch.ones(2, 3),
+                torch.ones(4, 3),
+                None,
+                "swiglu",
+                t=torch.ones(2, 2),
+            ),
+            error=ValueError,
+            match="linear_act_backward: argument 't' must have (shape|size)",
+        ),
+        ErrorCase(
+            name="t of another dtype",
+            call=lambda op: op(
+                torch.ones(2, 4),
+                torch.ones(2, 3),
+                torch.ones(4, 3),
+                None,
+                "gelu",
+                t=torch.ones(2, 4).half(),
+            ),
+            error=TypeError,
+            match="linear_act_backward: argument 't' must have dtype float32, got float16",
+        ),
+    ),
     benchmarks=tuple(
         row
         for dtype in (torch.bfloat16, torch.float32)
@@ -312,11 +371,13 @@ Arguments are those of `linear_act`; `grad_out` has the shape of its output. A g
 wanted (`want_x`, `want_weight`, `want_bias`), or that of a bias that is not given, is not computed
 and comes back as an empty tensor `[0]`.
 
-`t` is not kept between the passes but computed again, and not rounded: for a layer with an
-activation a third product, for which only `x` is held until then. Without an activation `grad_t` is
-`grad_out`: two products, no other memory. `grad_t` is rounded to the dtype of `x`, as eager
-PyTorch's is; sums are in float32 and rounded once. bfloat16 products are sums of pairs as in
-`linear_act`.
+`t`, as `linear_act_forward` returned it, may be given: `[..., N]` (gated: `[..., 2 N]`), rounded to
+the dtype of `x`; two products are left. Else it is computed again and not rounded: for a layer with
+an activation a third product, for which only `x` is held until then. Without an activation `t` is
+not read and `grad_t` is `grad_out`: no other memory.
+
+`grad_t` is rounded to the dtype of `x`, as eager PyTorch's is; sums are in float32 and rounded
+once. bfloat16 products are sums of pairs as in `linear_act`.
 
 Results depend neither on the number of threads nor, for a row of `grad_x`, on the other rows (but
 up to three rows may be summed more exactly than many).

@@ -209,6 +209,8 @@ class OpSpec:
     training: str | None = None
     """Name of the operator that runs in place of this one where a gradient is wanted: it takes the
     same arguments, and returns this one's output first, then what its backward needs besides."""
+    auxiliary: tuple[str, ...] = ()
+    """Outputs that carry no gradient, kept for ``backward_call``; all but one of several."""
     differentiable: bool = True
     """False: the outputs carry no gradient (packing, quantization)."""
     autocast: bool = False
