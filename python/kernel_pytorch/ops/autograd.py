@@ -249,7 +249,7 @@ def _function(spec: OpSpec, names: tuple[str, ...]) -> type[torch.autograd.Funct
 
         @staticmethod
         def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-            if not spec.differentiable:
+            if not spec.differentiable or all(g is None for g in grads):
                 return (None,) * len(names)
             kept = dict(zip(ctx.kept, ctx.saved_tensors))
             needed = [n for n, needs in zip(names, ctx.needs_input_grad) if needs]
