@@ -252,15 +252,16 @@ def _function(spec: OpSpec, names: tuple[str, ...]) -> type[torch.autograd.Funct
             if not spec.differentiable or all(g is None for g in grads):
                 return (None,) * len(names)
             kept = dict(zip(ctx.kept, ctx.saved_tensors))
+            bound = {n: kept[n] if n in kept else ctx.constants[n] for n in names}
             needed = [n for n, needs in zip(names, ctx.needs_input_grad) if needs]
             # A gradient may arrive expanded (stride 0), which kernels refuse in the last dimension.
             grads = tuple(g if g is None or _has_dense_rows(g) else g.contiguous() for g in grads)
             if ctx.named:
                 assert spec.backward_call is not None
                 outputs = tuple(kept.get(n) for n in output_names)
-                found = spec.backward_call(grads, {**ctx.constants, **kept}, outputs, needed)
+                found = spec.backward_call(grads, bound, outputs, needed)
             else:
-                found = _differentiate(spec, grads, {**ctx.constants, **kept}, needed)
+                found = _differentiate(spec, grads, bound, needed)
             return tuple([found.get(n) if n in needed else None for n in names])
 
     OpFunction.__name__ = f"Kpt_{spec.name}"
