@@ -88,7 +88,7 @@ def missed_texts(rows: Iterable[Row]) -> list[str]:
     for row in rows:
         if row.met is False and row.goal_why:
             names.setdefault(row.goal_why, []).append(f"{row.op} {row.name} {row.dtype}")
-    return [f"{', '.join(rows)}: {why}" for why, rows in names.items()]
+    return [f"{', '.join(found)}: {why}" for why, found in names.items()]
 
 
 def machine_text(machine: Machine) -> str:
