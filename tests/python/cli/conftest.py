@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 
 
 @pytest.fixture(autouse=True)
-def performance_store(monkeypatch, tmp_path):
+def performance_store(monkeypatch, tmp_path_factory):
     """No test writes into the user's store."""
-    monkeypatch.setenv("KPT_PERFORMANCE_STORE", str(tmp_path / "performance.sqlite3"))
-    return tmp_path / "performance.sqlite3"
+    path = tmp_path_factory.mktemp("store") / "performance.sqlite3"
+    monkeypatch.setenv("KPT_PERFORMANCE_STORE", str(path))
+    return path
 
 
 @pytest.fixture
