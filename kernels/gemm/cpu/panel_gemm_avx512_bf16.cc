@@ -162,15 +162,60 @@ struct Bf16Dot {
   static void StoreSums(const __m512* a, float* out) { SumFour(a, out); }
 };
 
-template <DType kType>
-struct ByteDot : Bf16Dot {
+struct Int8Dot : Bf16Dot {
   static constexpr int64_t kElementBytes = 1;
   static constexpr int64_t kMaxRows = 4;  // decoding takes registers too
   static __m512bh LoadW(const char* p) { return LoadWSome(p, 32); }
   static __m512bh LoadWSome(const char* p, int64_t n) {
-    return reinterpret_cast<__m512bh>(LoadDecoded<kType>(p, n));
+    return reinterpret_cast<__m512bh>(LoadDecoded<DType::kInt8>(p, n));
   }
 };
+
+// x lies in vectors of even and of odd k in turn.
+template <int kMan>
+struct Fp8Dot {
+  using Acc = __m512;
+  using Vec = EvenOdd;
+  static constexpr int64_t kStep = 64;
+  static constexpr int64_t kElementBytes = 1;
+  static constexpr int64_t kVecBytes = 128;
+  static constexpr int64_t kMaxRows = 4;
+
+  static __m512 Zero() { return _mm512_setzero_ps(); }
+  static EvenOdd LoadX(const char* p) { return {_mm512_load_si512(p), _mm512_load_si512(p + 64)}; }
+  static EvenOdd LoadW(const char* p) { return DecodeFp8Apart<kMan>(_mm512_loadu_si512(p)); }
+  static EvenOdd LoadWSome(const char* p, int64_t n) {
+    return DecodeFp8Apart<kMan>(LoadBytes(p, n));
+  }
+  static __m512 MulAdd(const EvenOdd& x, const EvenOdd& w, __m512 acc) {
+    acc = _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(x.even),
+                           reinterpret_cast<__m512bh>(w.even));
+    return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(x.odd),
+                            reinterpret_cast<__m512bh>(w.odd));
+  }
+  static void StoreSums(const __m512* a, float* out) { SumFour(a, out); }
+
+  static void PackX(const PanelGemm& g, char* to) {
+    for (int64_t m = 0; m < g.m; ++m) {
+      const char* row = static_cast<const char*>(g.x) + m * g.ldx * 2;
+      for (int64_t k = 0; k < g.k; k += kStep) {
+        const int64_t bytes = (g.k - k) * 2;
+        const __m512i first = LoadBytes(row + k * 2, bytes);
+        const __m512i second =
+            bytes > 64 ? LoadBytes(row + k * 2 + 64, bytes - 64) : _mm512_setzero_si512();
+        const EvenOdd x = TakeApart(first, second);
+        char* at = to + (k / kStep * g.m + m) * kVecBytes;
+        _mm512_store_si512(at, x.even);
+        _mm512_store_si512(at + 64, x.odd);
+      }
+    }
+  }
+};
+
+template <int kMan>
+bool Fp8Rows(int num_threads, const PanelGemm& g) {
+  return DotRowsGemm<Fp8Dot<kMan>>(num_threads, g, [&](char* to) { Fp8Dot<kMan>::PackX(g, to); });
+}
 
 }  // namespace
 
@@ -203,9 +248,9 @@ bool Bf16Rows(int num_threads, const PanelGemm& g) {
     }
   };
   if (!g.bytes) return DotRowsGemm<Bf16Dot>(num_threads, g, pack_x);
-  return WithByteType(g.byte_dtype, [&](auto type) {
-    return DotRowsGemm<ByteDot<type.value>>(num_threads, g, pack_x);
-  });
+  if (g.byte_dtype == DType::kInt8) return DotRowsGemm<Int8Dot>(num_threads, g, pack_x);
+  return g.byte_dtype == DType::kFloat8E5M2 ? Fp8Rows<2>(num_threads, g)
+                                            : Fp8Rows<3>(num_threads, g);
 }
 
 }  // namespace kpt::cpu::avx512_bf16
