@@ -1,12 +1,13 @@
-"""What the operators on packed sequences share: checks, and the formulas sequence by sequence."""
+"""What the operators on packed sequences share: checks, and the formulas on a padded batch."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import is_fake
 
 from kernel_pytorch.ops import attention, attention_gradients
 from kernel_pytorch.ops.attention_checks import (
@@ -63,8 +64,8 @@ def check_packed(
     )
 
 
-def _ends(op: str, argument: str, cu: torch.Tensor, total: int, longest: int) -> list[int]:
-    """The lengths' running sums as numbers, checked as the kernels check them."""
+def _check_lengths(op: str, argument: str, cu: torch.Tensor, total: int, longest: int) -> None:
+    """As the kernels check them."""
     ends = [int(end) for end in cu.tolist()]
     if ends[0] != 0:
         raise wrong(op, argument, "start with 0", ends[0])
@@ -77,44 +78,75 @@ def _ends(op: str, argument: str, cu: torch.Tensor, total: int, longest: int) ->
             raise wrong(op, which, expected, longest)
     if ends[-1] != total:
         raise wrong(op, argument, f"end with the number of rows, {total}", ends[-1])
-    return ends
 
 
-class _Sequence(NamedTuple):
-    """Where one sequence lies, and the options for it alone."""
+class _Padding:
+    """Where the rows of packed sequences lie in a padded batch; by tensor operations alone, so that
+    it can be traced."""
 
-    queries: slice
-    keys: slice
-    options: dict[str, Any]
+    def __init__(self, op: str, argument: str, cu: torch.Tensor, total: int, longest: int) -> None:
+        if not is_fake(cu):
+            _check_lengths(op, argument, cu, total, longest)
+        cu = cu.long()
+        place = torch.arange(longest, device=cu.device)
+        self.lengths = cu.diff()
+        self.there = place < self.lengths[:, None]
+        self._row = torch.where(self.there, cu[:-1, None] + place, total)
+        rows = torch.arange(total, device=cu.device)
+        self._sequence = torch.searchsorted(cu, rows, right=True) - 1
+        self._place = rows - cu[self._sequence]
 
-    def rows(self, t: torch.Tensor, where: slice) -> torch.Tensor:
-        """``[T, H, D]`` rows as ``[1, H, S, D]``."""
-        return t[where].transpose(0, 1)[None]
+    def pad(self, rows: torch.Tensor) -> torch.Tensor:
+        """``[T, H, D]`` as ``[N, H, longest, D]``, with zeros where there is no row."""
+        zero = rows.new_zeros(1, *rows.shape[1:])
+        return torch.cat([rows, zero])[self._row].transpose(1, 2)
+
+    def pad_heads(self, values: torch.Tensor) -> torch.Tensor:
+        """``[H, T]`` as ``[N, H, longest]``."""
+        return self.pad(values.t()[..., None])[..., 0]
+
+    def packed(self, batch: torch.Tensor) -> torch.Tensor:
+        """``[N, H, longest, ...]`` as ``[T, H, ...]``."""
+        return batch[self._sequence, :, self._place]
 
 
-def _sequences(
-    op: str,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    lengths: tuple[torch.Tensor, torch.Tensor, int, int],
-    options: Mapping[str, Any],
-) -> Iterator[_Sequence]:
-    cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k = lengths
-    q_ends = _ends(op, "cu_seqlens_q", cu_seqlens_q, q.shape[0], max_seqlen_q)
-    k_ends = _ends(op, "cu_seqlens_k", cu_seqlens_k, k.shape[0], max_seqlen_k)
-    slopes = options.get("alibi_slopes")
-    for n in range(len(q_ends) - 1):
-        queries = slice(q_ends[n], q_ends[n + 1])
-        keys = slice(k_ends[n], k_ends[n + 1])
-        own = dict(options)
-        if slopes is not None and slopes.dim() == 2:
-            own["alibi_slopes"] = slopes[n]
-        for name, where in (("q_doc", queries), ("k_doc", keys)):
-            if own.get(name) is not None:
-                own[name] = own[name][where][None]
-        if own.get("grad_lse") is not None:
-            own["grad_lse"] = own["grad_lse"][None, :, queries]
-        yield _Sequence(queries, keys, own)
+def _padded_options(
+    queries: _Padding,
+    keys: _Padding,
+    is_causal: bool = False,
+    window_left: int = -1,
+    window_right: int = -1,
+    alibi_slopes: torch.Tensor | None = None,
+    q_doc: torch.Tensor | None = None,
+    k_doc: torch.Tensor | None = None,
+    prefix_len: int = 0,
+    grad_lse: torch.Tensor | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """What depends on a sequence's own lengths as one mask for the batch; the rest as it is."""
+    device = queries.lengths.device
+    shift = (keys.lengths - queries.lengths)[:, None, None]
+    position = torch.arange(queries.there.shape[1], device=device)[:, None] + shift
+    key = torch.arange(keys.there.shape[1], device=device)
+    seen = queries.there[:, :, None] & keys.there[:, None, :]
+    if is_causal:
+        seen = seen & ((key <= position) | (key < prefix_len))
+    if window_left >= 0:
+        seen = seen & (key >= position - window_left)
+    if window_right >= 0:
+        seen = seen & (key <= position + window_right)
+    if q_doc is not None and k_doc is not None:
+        own, other = (
+            p.pad(d[:, None, None])[:, 0, :, 0] for p, d in ((queries, q_doc), (keys, k_doc))
+        )
+        seen = seen & (own[:, :, None] == other[:, None, :])
+    mask = seen[:, None]
+    if alibi_slopes is not None:
+        distance = (position - key).abs()[:, None].to(alibi_slopes.dtype)
+        mask = torch.where(mask, -alibi_slopes[..., :, None, None] * distance, float("-inf"))
+    if grad_lse is not None:
+        others["grad_lse"] = queries.pad_heads(grad_lse)
+    return {**others, "mask": mask}
 
 
 def _forward(
@@ -128,15 +160,12 @@ def _forward(
     max_seqlen_k: int,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    outs: list[torch.Tensor] = [q.new_zeros(0, q.shape[1], v.shape[2])]
-    double = q.dtype == torch.float64
-    lses = [q.new_zeros(q.shape[1], 0, dtype=torch.float64 if double else torch.float32)]
-    lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-    for s in _sequences("attention_varlen_forward", q, k, lengths, options):
-        out, lse = formula(s.rows(q, s.queries), s.rows(k, s.keys), s.rows(v, s.keys), **s.options)
-        outs.append(out[0].transpose(0, 1))
-        lses.append(lse[0])
-    return torch.cat(outs), torch.cat(lses, dim=1)
+    op = "attention_varlen_forward"
+    queries = _Padding(op, "cu_seqlens_q", cu_seqlens_q, q.shape[0], max_seqlen_q)
+    keys = _Padding(op, "cu_seqlens_k", cu_seqlens_k, k.shape[0], max_seqlen_k)
+    own = _padded_options(queries, keys, **options)
+    out, lse = formula(queries.pad(q), keys.pad(k), keys.pad(v), **own)
+    return queries.packed(out), queries.packed(lse[..., None])[..., 0].t()
 
 
 def _backward(
@@ -153,43 +182,41 @@ def _backward(
     max_seqlen_k: int,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    found: tuple[list[torch.Tensor], ...] = tuple([t[:0]] for t in (q, k, v))
-    lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-    for s in _sequences("attention_varlen_backward", q, k, lengths, options):
-        grads = formula(
-            s.rows(grad_out, s.queries),
-            s.rows(q, s.queries),
-            s.rows(k, s.keys),
-            s.rows(v, s.keys),
-            s.rows(out, s.queries),
-            lse[None, :, s.queries],
-            **s.options,
-        )
-        for all_of_one, grad in zip(found, grads):
-            all_of_one.append(grad[0].transpose(0, 1))
-    grad_q, grad_k, grad_v = (torch.cat(parts) for parts in found)
-    return grad_q, grad_k, grad_v
+    op = "attention_varlen_backward"
+    queries = _Padding(op, "cu_seqlens_q", cu_seqlens_q, q.shape[0], max_seqlen_q)
+    keys = _Padding(op, "cu_seqlens_k", cu_seqlens_k, k.shape[0], max_seqlen_k)
+    own = _padded_options(queries, keys, **options)
+    grad_q, grad_k, grad_v = formula(
+        queries.pad(grad_out),
+        queries.pad(q),
+        keys.pad(k),
+        keys.pad(v),
+        queries.pad(out),
+        queries.pad_heads(lse),
+        **own,
+    )
+    return queries.packed(grad_q), keys.packed(grad_k), keys.packed(grad_v)
 
 
 def reference(*args: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """``attention.reference`` of each sequence."""
+    """``attention.reference`` of the padded batch."""
     return _forward(attention.reference, *args, **options)
 
 
 def eager(*args: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """``attention.eager`` of each sequence."""
+    """``attention.eager`` of the padded batch."""
     return _forward(attention.eager, *args, **options)
 
 
 def reference_gradients(
     *args: Any, **options: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``attention_gradients.reference`` of each sequence."""
+    """``attention_gradients.reference`` of the padded batch."""
     return _backward(attention_gradients.reference, *args, **options)
 
 
 def eager_gradients(*args: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``attention_gradients.eager`` of each sequence."""
+    """``attention_gradients.eager`` of the padded batch."""
     return _backward(attention_gradients.eager, *args, **options)
 
 
