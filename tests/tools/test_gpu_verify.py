@@ -1,6 +1,7 @@
 """tools/gpu/verify where there is no GPU: what it plans, keeps, survives and says; and its checks
 of kernels, run on the CPU's."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import torch
 from kernel_pytorch.backends import cpu
 from kernel_pytorch.ops import SPECS
 from tests.contract import harness
-from tools.gpu import bench, build, checks, plan, records, session
+from tools.gpu import attention_bench, bench, build, checks, plan, records, session
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEVICE = {"name": "NVIDIA H200", "major": 9, "minor": 0}
@@ -207,6 +208,19 @@ def test_benchmark_rows(on_cpu, monkeypatch):
     rows = bench.rows("rms_norm")["rows"]
     assert rows and all(r["peer"] == "torch.compile" and r["ratio"] == 2.0 for r in rows)
     assert all(0 < r["share"] < 1 and r["unit"] == "B/s" for r in rows)
+
+
+@pytest.mark.parametrize("op", ["attention_forward", "attention_backward"])
+def test_peers_of_attention_agree_with_eager(op):
+    row = attention_bench.rows(op)[2]
+    case = dataclasses.replace(row.case, sizes={**row.case.sizes, "Sq": 40, "Sk": 40})
+    args, kwargs = SPECS[op].build(case, torch.float32, torch.Generator().manual_seed(0))
+    found = attention_bench.peers(op, case)
+    assert set(found) == {"sdpa flash", "sdpa cudnn", "flex_attention"}
+    got = found["sdpa flash"](*args, **kwargs)
+    want = SPECS[op].eager(*args, **kwargs)
+    for g, w in zip(harness.outputs_of(got), harness.outputs_of(want)):
+        torch.testing.assert_close(g, w, rtol=1e-3, atol=1e-4)
 
 
 def test_rows_that_fill_a_gpu():

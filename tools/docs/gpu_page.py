@@ -91,7 +91,8 @@ def _speed(found: dict[str, Any]) -> str:
     text += _line(("operator", "shape", "dtype", "us", "of limit", "ratio", "over"))
     text += _line(("---", "---", "---", "---:", "---:", "---:", "---"))
     for r in rows:
-        numbers = (f"{r['seconds'] * 1e6:.1f}", f"{100 * r['share']:.0f}%", f"{r['ratio']:.2f}x")
+        ratio = "-" if r["ratio"] is None else f"{r['ratio']:.2f}x"
+        numbers = (f"{r['seconds'] * 1e6:.1f}", f"{100 * r['share']:.0f}%", ratio)
         text += _line((f"`{r['op']}`", r["name"], r["dtype"], *numbers, r["peer"]))
     return text + "\n"
 

@@ -17,6 +17,7 @@ import kernel_pytorch  # noqa: F401  (registers the operators)
 from kernel_pytorch.ops import SPECS
 from kernel_pytorch.ops.spec import Benchmark, Case, OpSpec
 from tests.contract import harness
+from tools.gpu import attention_bench
 
 __all__ = ["limits", "rows"]
 
@@ -77,7 +78,7 @@ def limits(_: str) -> dict[str, Any]:
 
 def _for_gpu(spec: OpSpec) -> list[Benchmark]:
     """The declared rows and, of row-wise operators, one in each dtype that fills a GPU."""
-    found = list(spec.benchmarks)
+    found = [*attention_bench.rows(spec.name), *spec.benchmarks]
     if spec.row_dims != 1:
         return found
     for dtype in dict.fromkeys(b.dtype for b in spec.benchmarks):
@@ -91,6 +92,20 @@ def _for_gpu(spec: OpSpec) -> list[Benchmark]:
     return found
 
 
+def _runs(peer: Callable[..., Any], call: tuple[Any, Any]) -> bool:
+    """Whether this PyTorch, on this GPU, has the peer for these arguments and memory for it."""
+    try:
+        peer(*call[0], **call[1])
+        if _DEVICE == "cuda":
+            torch.cuda.synchronize()
+    except (RuntimeError, NotImplementedError) as error:
+        if "CUDA error" in str(error):
+            raise
+        torch.cuda.empty_cache()
+        return False
+    return True
+
+
 def _rotating(function: Callable[..., Any], sets: Sequence[Any]) -> Callable[[int], Any]:
     """Calls with the next of several sets of arguments each time."""
 
@@ -102,8 +117,8 @@ def _rotating(function: Callable[..., Any], sets: Sequence[Any]) -> Callable[[in
 
 
 def rows(op: str) -> dict[str, Any]:
-    """Each benchmark row: time, rate, share of the limit, and the ratio to PyTorch's faster way
-    (eager, torch.compile)."""
+    """Each benchmark row: time, rate, share of the limit, and the ratio to PyTorch's fastest way
+    (eager, torch.compile; of attention also its flash and cuDNN backends and flex_attention)."""
     spec = SPECS[op]
     ceilings = limits("")
     found = []
@@ -118,7 +133,9 @@ def rows(op: str) -> dict[str, Any]:
         eager = benchmark.eager or spec.eager
         peers = {"eager": eager, "torch.compile": torch.compile(eager, dynamic=False)}
 
+        peers |= attention_bench.peers(op, benchmark.case)
         with torch.no_grad():
+            peers = {name: peer for name, peer in peers.items() if _runs(peer, first)}
             functions = [harness.op_of(spec), *peers.values()]
             times = _measure([_rotating(f, sets) for f in functions])
         cost = spec.cost(*first[0], **first[1])
@@ -126,7 +143,7 @@ def rows(op: str) -> dict[str, Any]:
         least = moved / ceilings["memory"]
         if cost.compute == "bf16":
             least = max(least, cost.flops / ceilings["bf16"])
-        best = min(range(len(peers)), key=lambda i: times[1 + i])
+        best = min(range(len(peers)), key=lambda i: times[1 + i]) if peers else None
         bound_by_memory = least == moved / ceilings["memory"]
         found.append(
             {
@@ -137,9 +154,9 @@ def rows(op: str) -> dict[str, Any]:
                 "rate": (moved if bound_by_memory else cost.flops) / times[0],
                 "unit": "B/s" if bound_by_memory else "FLOP/s",
                 "share": least / times[0],
-                "peer": list(peers)[best],
+                "peer": list(peers)[best] if best is not None else "none that fits",
                 "peers": dict(zip(peers, times[1:])),
-                "ratio": times[1 + best] / times[0],
+                "ratio": times[1 + best] / times[0] if best is not None else None,
             }
         )
     return {"limits": ceilings, "rows": found}

@@ -58,7 +58,8 @@ def cuda_commands(
     include = [f"-I{ROOT}", f"-I{carry / 'include'}"]
     kernels = [ROOT / "kernels/base/cuda"]
     for family in families["CUDA_KERNELS"]:
-        kernels += [ROOT / "kernels" / family / "gpu", ROOT / "kernels" / family / "cuda"]
+        own = ROOT / "kernels" / family
+        kernels += [own, own / "gpu", own / "cuda"]
     device = sorted(p for folder in kernels for p in folder.glob("*.cu.cc"))
     host = sorted(p for folder in kernels for p in folder.glob("*.cc") if p not in device)
     host += sorted((ROOT / "kernels/base").glob("*.cc"))

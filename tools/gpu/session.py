@@ -127,6 +127,10 @@ def run_units(
     return True
 
 
+def _ratio(row: dict[str, Any]) -> str:
+    return "-" if row["ratio"] is None else f"{row['ratio']:.2f}x"
+
+
 def table(data: dict[str, Any]) -> str:
     """What was found, short: counts by kind, then each benchmark row."""
     lines = [f"{data['device']['name']}, commit {data['commit'][:12]}"]
@@ -148,7 +152,7 @@ def table(data: dict[str, Any]) -> str:
                 lines.append(
                     f"  {row['op']:<18}{row['name']:<22}{row['dtype']:<10}"
                     f"{row['seconds'] * 1e6:9.1f} us {row['rate'] / 1e12:7.2f} T/s"
-                    f" {100 * row['share']:4.0f}% of limit, {row['ratio']:.2f}x {row['peer']}"
+                    f" {100 * row['share']:4.0f}% of limit, {_ratio(row)} {row['peer']}"
                 )
     return "\n".join(lines)
 
