@@ -12,6 +12,10 @@
 #include "kernels/attention/attention_forward.h"
 #include "kernels/attention/attention_varlen.h"
 #include "kernels/attention/kv_append.h"
+#if defined(KPT_BACKEND_IS_CUDA)
+#include "kernels/attention/cuda/decode_workspace.h"
+#include "kernels/attention/cuda/flash_workspace.h"
+#endif
 
 namespace kpt::bindings {
 namespace nb = nanobind;
@@ -21,7 +25,7 @@ namespace {
 void TakeOptions(Call& call, std::optional<double> scale, bool is_causal, int64_t window_left,
                  int64_t window_right, double softcap, nb::handle alibi_slopes, nb::handle sinks,
                  nb::handle q_doc, nb::handle k_doc, int64_t prefix_len,
-                 cpu::AttentionOptions* options) {
+                 backend::AttentionOptions* options) {
   if (scale.has_value()) options->scale = static_cast<float>(*scale);
   options->is_causal = is_causal;
   options->window_left = window_left;
@@ -34,23 +38,12 @@ void TakeOptions(Call& call, std::optional<double> scale, bool is_causal, int64_
   options->prefix_len = prefix_len;
 }
 
-void TakeSequences(Call& call, nb::handle q, nb::handle k, nb::handle v, nb::handle cu_seqlens_q,
-                   nb::handle cu_seqlens_k, int64_t max_seqlen_q, int64_t max_seqlen_k,
-                   cpu::PackedSequences* args) {
-  call.Input("q", q, &args->q);
-  call.Input("k", k, &args->k);
-  call.Input("v", v, &args->v);
-  call.Input("cu_seqlens_q", cu_seqlens_q, &args->cu_seqlens_q);
-  call.Input("cu_seqlens_k", cu_seqlens_k, &args->cu_seqlens_k);
-  args->max_seqlen_q = max_seqlen_q;
-  args->max_seqlen_k = max_seqlen_k;
-}
-
 // What attention_decode and attention_paged have in common.
 void TakeDecode(Call& call, nb::handle out, nb::handle q, nb::handle seq_lens,
                 std::optional<double> scale, int64_t window_left, double softcap,
                 nb::handle alibi_slopes, nb::handle sinks, nb::handle k_scale, nb::handle v_scale,
-                nb::handle cos, nb::handle sin, bool interleaved, cpu::AttentionDecodeArgs* args) {
+                nb::handle cos, nb::handle sin, bool interleaved,
+                backend::AttentionDecodeArgs* args) {
   call.Output("out", out, &args->out);
   call.Input("q", q, &args->q);
   call.Input("seq_lens", seq_lens, &args->seq_lens);
@@ -64,6 +57,27 @@ void TakeDecode(Call& call, nb::handle out, nb::handle q, nb::handle seq_lens,
   call.OptionalInput("cos", cos, &args->cos);
   call.OptionalInput("sin", sin, &args->sin);
   args->interleaved = interleaved;
+}
+
+#if defined(KPT_BACKEND_IS_CUDA)
+constexpr auto kBackwardWorkspace = backend::AttentionBackwardWorkspaceBytes;
+constexpr auto kDecodeWorkspace = backend::AttentionDecodeWorkspaceBytes;
+#else
+constexpr int64_t (*kBackwardWorkspace)(const LaunchContext&,
+                                        const backend::AttentionBackwardArgs&) = nullptr;
+constexpr int64_t (*kDecodeWorkspace)(const LaunchContext&,
+                                      const backend::AttentionDecodeArgs&) = nullptr;
+
+void TakeSequences(Call& call, nb::handle q, nb::handle k, nb::handle v, nb::handle cu_seqlens_q,
+                   nb::handle cu_seqlens_k, int64_t max_seqlen_q, int64_t max_seqlen_k,
+                   backend::PackedSequences* args) {
+  call.Input("q", q, &args->q);
+  call.Input("k", k, &args->k);
+  call.Input("v", v, &args->v);
+  call.Input("cu_seqlens_q", cu_seqlens_q, &args->cu_seqlens_q);
+  call.Input("cu_seqlens_k", cu_seqlens_k, &args->cu_seqlens_k);
+  args->max_seqlen_q = max_seqlen_q;
+  args->max_seqlen_k = max_seqlen_k;
 }
 
 // What kv_append and kv_append_quantize have in common.
@@ -85,11 +99,12 @@ void TakeAppend(Call& call, nb::handle out_k, nb::handle out_v, nb::handle k, nb
   call.OptionalInput("sin", sin, &args->sin);
   args->interleaved = interleaved;
 }
+#endif
 
 }  // namespace
 
 void BindAttention(nb::module_& m) {
-  AddVariants("attention_forward", cpu::AttentionForwardVariants());
+  AddVariants("attention_forward", backend::AttentionForwardVariants());
   m.def(
       "attention_forward",
       [](nb::handle out, nb::handle lse, nb::handle q, nb::handle k, nb::handle v, nb::handle mask,
@@ -97,7 +112,7 @@ void BindAttention(nb::module_& m) {
          double softcap, nb::handle alibi_slopes, nb::handle sinks, nb::handle q_doc,
          nb::handle k_doc, int64_t prefix_len) {
         Call call("attention_forward");
-        cpu::AttentionForwardArgs args;
+        backend::AttentionForwardArgs args;
         call.Input("q", q, &args.q);
         call.Input("k", k, &args.k);
         call.Input("v", v, &args.v);
@@ -106,7 +121,7 @@ void BindAttention(nb::module_& m) {
                     q_doc, k_doc, prefix_len, &args);
         call.Output("out", out, &args.out);
         call.Output("lse", lse, &args.lse, Layout::kAny);
-        return call.Run(cpu::AttentionForward, args);
+        return call.Run(backend::AttentionForward, args);
       },
       nb::arg("out"), nb::arg("lse"), nb::arg("q"), nb::arg("k"), nb::arg("v"),
       nb::arg("mask").none(), nb::arg("scale").none(), nb::arg("is_causal"), nb::arg("window_left"),
@@ -114,7 +129,7 @@ void BindAttention(nb::module_& m) {
       nb::arg("sinks").none(), nb::arg("q_doc").none(), nb::arg("k_doc").none(),
       nb::arg("prefix_len"));
 
-  AddVariants("attention_backward", cpu::AttentionBackwardVariants());
+  AddVariants("attention_backward", backend::AttentionBackwardVariants());
   m.def(
       "attention_backward",
       [](nb::handle grad_q, nb::handle grad_k, nb::handle grad_v, nb::handle grad_out, nb::handle q,
@@ -123,7 +138,7 @@ void BindAttention(nb::module_& m) {
          double softcap, nb::handle alibi_slopes, nb::handle sinks, nb::handle q_doc,
          nb::handle k_doc, int64_t prefix_len, nb::handle grad_lse) {
         Call call("attention_backward");
-        cpu::AttentionBackwardArgs args;
+        backend::AttentionBackwardArgs args;
         call.Output("grad_q", grad_q, &args.grad_q);
         call.Output("grad_k", grad_k, &args.grad_k);
         call.Output("grad_v", grad_v, &args.grad_v);
@@ -137,7 +152,7 @@ void BindAttention(nb::module_& m) {
         TakeOptions(call, scale, is_causal, window_left, window_right, softcap, alibi_slopes, sinks,
                     q_doc, k_doc, prefix_len, &args);
         call.OptionalInput("grad_lse", grad_lse, &args.grad_lse);
-        return call.Run(cpu::AttentionBackward, args);
+        return call.Run(backend::AttentionBackward, args, kBackwardWorkspace);
       },
       nb::arg("grad_q"), nb::arg("grad_k"), nb::arg("grad_v"), nb::arg("grad_out"), nb::arg("q"),
       nb::arg("k"), nb::arg("v"), nb::arg("out"), nb::arg("lse"), nb::arg("mask").none(),
@@ -146,7 +161,8 @@ void BindAttention(nb::module_& m) {
       nb::arg("sinks").none(), nb::arg("q_doc").none(), nb::arg("k_doc").none(),
       nb::arg("prefix_len"), nb::arg("grad_lse").none());
 
-  AddVariants("attention_varlen_forward", cpu::AttentionVarlenForwardVariants());
+#if !defined(KPT_BACKEND_IS_CUDA)
+  AddVariants("attention_varlen_forward", backend::AttentionVarlenForwardVariants());
   m.def(
       "attention_varlen_forward",
       [](nb::handle out, nb::handle lse, nb::handle q, nb::handle k, nb::handle v,
@@ -155,13 +171,13 @@ void BindAttention(nb::module_& m) {
          int64_t window_right, double softcap, nb::handle alibi_slopes, nb::handle sinks,
          nb::handle q_doc, nb::handle k_doc, int64_t prefix_len) {
         Call call("attention_varlen_forward");
-        cpu::AttentionVarlenForwardArgs args;
+        backend::AttentionVarlenForwardArgs args;
         TakeSequences(call, q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, &args);
         TakeOptions(call, scale, is_causal, window_left, window_right, softcap, alibi_slopes, sinks,
                     q_doc, k_doc, prefix_len, &args);
         call.Output("out", out, &args.out);
         call.Output("lse", lse, &args.lse, Layout::kAny);
-        return call.Run(cpu::AttentionVarlenForward, args);
+        return call.Run(backend::AttentionVarlenForward, args);
       },
       nb::arg("out"), nb::arg("lse"), nb::arg("q"), nb::arg("k"), nb::arg("v"),
       nb::arg("cu_seqlens_q"), nb::arg("cu_seqlens_k"), nb::arg("max_seqlen_q"),
@@ -170,7 +186,7 @@ void BindAttention(nb::module_& m) {
       nb::arg("alibi_slopes").none(), nb::arg("sinks").none(), nb::arg("q_doc").none(),
       nb::arg("k_doc").none(), nb::arg("prefix_len"));
 
-  AddVariants("attention_varlen_backward", cpu::AttentionVarlenBackwardVariants());
+  AddVariants("attention_varlen_backward", backend::AttentionVarlenBackwardVariants());
   m.def(
       "attention_varlen_backward",
       [](nb::handle grad_q, nb::handle grad_k, nb::handle grad_v, nb::handle grad_out, nb::handle q,
@@ -180,7 +196,7 @@ void BindAttention(nb::module_& m) {
          double softcap, nb::handle alibi_slopes, nb::handle sinks, nb::handle q_doc,
          nb::handle k_doc, int64_t prefix_len, nb::handle grad_lse) {
         Call call("attention_varlen_backward");
-        cpu::AttentionVarlenBackwardArgs args;
+        backend::AttentionVarlenBackwardArgs args;
         call.Output("grad_q", grad_q, &args.grad_q);
         call.Output("grad_k", grad_k, &args.grad_k);
         call.Output("grad_v", grad_v, &args.grad_v);
@@ -191,7 +207,7 @@ void BindAttention(nb::module_& m) {
         TakeOptions(call, scale, is_causal, window_left, window_right, softcap, alibi_slopes, sinks,
                     q_doc, k_doc, prefix_len, &args);
         call.OptionalInput("grad_lse", grad_lse, &args.grad_lse);
-        return call.Run(cpu::AttentionVarlenBackward, args);
+        return call.Run(backend::AttentionVarlenBackward, args);
       },
       nb::arg("grad_q"), nb::arg("grad_k"), nb::arg("grad_v"), nb::arg("grad_out"), nb::arg("q"),
       nb::arg("k"), nb::arg("v"), nb::arg("out"), nb::arg("lse"), nb::arg("cu_seqlens_q"),
@@ -200,8 +216,9 @@ void BindAttention(nb::module_& m) {
       nb::arg("window_right"), nb::arg("softcap"), nb::arg("alibi_slopes").none(),
       nb::arg("sinks").none(), nb::arg("q_doc").none(), nb::arg("k_doc").none(),
       nb::arg("prefix_len"), nb::arg("grad_lse").none());
+#endif
 
-  AddVariants("attention_decode", cpu::AttentionDecodeVariants());
+  AddVariants("attention_decode", backend::AttentionDecodeVariants());
   m.def(
       "attention_decode",
       [](nb::handle out, nb::handle q, nb::handle k_cache, nb::handle v_cache, nb::handle seq_lens,
@@ -209,12 +226,12 @@ void BindAttention(nb::module_& m) {
          nb::handle sinks, nb::handle k_scale, nb::handle v_scale, nb::handle cos, nb::handle sin,
          bool interleaved) {
         Call call("attention_decode");
-        cpu::AttentionDecodeArgs args;
+        backend::AttentionDecodeArgs args;
         call.Input("k_cache", k_cache, &args.k);
         call.Input("v_cache", v_cache, &args.v);
         TakeDecode(call, out, q, seq_lens, scale, window_left, softcap, alibi_slopes, sinks,
                    k_scale, v_scale, cos, sin, interleaved, &args);
-        return call.Run(cpu::AttentionDecode, args);
+        return call.Run(backend::AttentionDecode, args, kDecodeWorkspace);
       },
       nb::arg("out"), nb::arg("q"), nb::arg("k_cache"), nb::arg("v_cache"), nb::arg("seq_lens"),
       nb::arg("scale").none(), nb::arg("window_left"), nb::arg("softcap"),
@@ -222,7 +239,7 @@ void BindAttention(nb::module_& m) {
       nb::arg("v_scale").none(), nb::arg("cos").none(), nb::arg("sin").none(),
       nb::arg("interleaved"));
 
-  AddVariants("attention_paged", cpu::AttentionDecodeVariants());
+  AddVariants("attention_paged", backend::AttentionDecodeVariants());
   m.def(
       "attention_paged",
       [](nb::handle out, nb::handle q, nb::handle k_pages, nb::handle v_pages,
@@ -230,13 +247,13 @@ void BindAttention(nb::module_& m) {
          std::optional<double> scale, int64_t window_left, double softcap, nb::handle alibi_slopes,
          nb::handle sinks, nb::handle cos, nb::handle sin, bool interleaved) {
         Call call("attention_paged");
-        cpu::AttentionDecodeArgs args;
+        backend::AttentionDecodeArgs args;
         call.Input("k_pages", k_pages, &args.k);
         call.Input("v_pages", v_pages, &args.v);
         call.Input("block_table", block_table, &args.block_table);
         TakeDecode(call, out, q, seq_lens, scale, window_left, softcap, alibi_slopes, sinks,
                    k_scale, v_scale, cos, sin, interleaved, &args);
-        return call.Run(cpu::AttentionPaged, args);
+        return call.Run(backend::AttentionPaged, args, kDecodeWorkspace);
       },
       nb::arg("out"), nb::arg("q"), nb::arg("k_pages"), nb::arg("v_pages"), nb::arg("block_table"),
       nb::arg("seq_lens"), nb::arg("k_scale").none(), nb::arg("v_scale").none(),
@@ -244,6 +261,7 @@ void BindAttention(nb::module_& m) {
       nb::arg("alibi_slopes").none(), nb::arg("sinks").none(), nb::arg("cos").none(),
       nb::arg("sin").none(), nb::arg("interleaved"));
 
+#if !defined(KPT_BACKEND_IS_CUDA)
   AddVariants("kv_append", cpu::KvAppendVariants());
   m.def(
       "kv_append",
@@ -280,6 +298,7 @@ void BindAttention(nb::module_& m) {
       nb::arg("out_v_scale"), nb::arg("k"), nb::arg("v"), nb::arg("k_cache"), nb::arg("v_cache"),
       nb::arg("k_scale"), nb::arg("v_scale"), nb::arg("seq_lens"), nb::arg("block_table").none(),
       nb::arg("cos").none(), nb::arg("sin").none(), nb::arg("interleaved"));
+#endif
 }
 
 }  // namespace kpt::bindings

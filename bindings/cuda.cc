@@ -11,6 +11,7 @@ NB_MODULE(cuda, m) {
   kpt::bindings::BindContext(m);
   kpt::bindings::BindControl(m);
   kpt::bindings::BindActivation(m);
+  kpt::bindings::BindAttention(m);
   kpt::bindings::BindCudaProbe(m);
   kpt::bindings::BindNorm(m);
   kpt::bindings::BindQuant(m);

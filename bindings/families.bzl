@@ -3,6 +3,7 @@
 # bindings/FAMILY.cc, compiled for CUDA, over //kernels/FAMILY:FAMILY_cuda.
 CUDA_FAMILIES = [
     "activation",
+    "attention",
     "norm",
     "quant",
 ]

@@ -19,12 +19,13 @@
 #include <vector>
 
 #include "kernels/attention/attention_options.h"
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 // Every last dim but those of lse and grad_lse must be dense; all other strides are free.
 struct AttentionBackwardArgs : AttentionOptions {
@@ -50,6 +51,6 @@ Status AttentionBackward(const LaunchContext& ctx, const AttentionBackwardArgs& 
 
 std::vector<VariantInfo> AttentionBackwardVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_ATTENTION_ATTENTION_BACKWARD_H_

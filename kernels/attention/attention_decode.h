@@ -20,12 +20,13 @@
 #include <optional>
 #include <vector>
 
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 // Every last dim of q, k, v and out is dense; all other strides are free.
 struct AttentionDecodeArgs {
@@ -54,13 +55,14 @@ struct AttentionDecodeArgs {
 };
 
 // InvalidArgument or TypeError for arguments that break the contract, lengths and pages out of
-// range among them; Unimplemented for D or Dv above 256 or of 0; ResourceExhausted without memory
-// for the pieces' results (out is then undefined).
+// range among them (a GPU, where only the device could look at those, gives NaN for such an entry);
+// Unimplemented for D or Dv above 256 or of 0; ResourceExhausted without memory for the pieces'
+// results (out is then undefined).
 Status AttentionDecode(const LaunchContext& ctx, const AttentionDecodeArgs& args);
 Status AttentionPaged(const LaunchContext& ctx, const AttentionDecodeArgs& args);
 
 std::vector<VariantInfo> AttentionDecodeVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_ATTENTION_ATTENTION_DECODE_H_

@@ -22,12 +22,13 @@
 #include <vector>
 
 #include "kernels/attention/attention_options.h"
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 // Every last dim of q, k, v and out is dense; all other strides are free (0 for expanded inputs).
 struct AttentionForwardArgs : AttentionOptions {
@@ -49,6 +50,6 @@ Status AttentionForward(const LaunchContext& ctx, const AttentionForwardArgs& ar
 
 std::vector<VariantInfo> AttentionForwardVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_ATTENTION_ATTENTION_FORWARD_H_

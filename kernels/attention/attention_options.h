@@ -6,9 +6,10 @@
 #include <cstdint>
 #include <optional>
 
+#include "kernels/base/backend.h"
 #include "kernels/base/tensor_view.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 struct AttentionOptions {
   TensorView mask;  // broadcasts to [B, Hq, Sq, Sk], any strides; bool, float32 or q's dtype
@@ -24,6 +25,6 @@ struct AttentionOptions {
   int64_t prefix_len = 0;
 };
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_ATTENTION_ATTENTION_OPTIONS_H_

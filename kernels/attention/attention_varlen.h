@@ -11,12 +11,13 @@
 #include <vector>
 
 #include "kernels/attention/attention_options.h"
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 #include "kernels/base/variant.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 // Every last dim of rank-3 tensors is dense; all other strides are free. Of the options there is no
 // mask; alibi_slopes are [Hq] or [N, Hq], q_doc [Tq] and k_doc [Tk].
@@ -54,6 +55,6 @@ Status AttentionVarlenBackward(const LaunchContext& ctx, const AttentionVarlenBa
 std::vector<VariantInfo> AttentionVarlenForwardVariants();
 std::vector<VariantInfo> AttentionVarlenBackwardVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
 #endif  // KPT_KERNELS_ATTENTION_ATTENTION_VARLEN_H_

@@ -9,7 +9,8 @@ Under the family's folder (and its cpu/ folder), for the library FAMILY:
   any other *.cc    plain code: argument checks and variant tables.
   *.h               headers, for all of the above, the bindings and the tests.
 
-Under its gpu/ folder (one source for CUDA and HIP) and its cuda/ folder, for FAMILY_cuda:
+Under its gpu/ folder (one source for CUDA and HIP) and its cuda/ folder, for FAMILY_cuda, which
+has the plain *.cc of the family's own folder as well (in namespace kpt::KPT_BACKEND):
 
   *.cu.cc           CUDA, for every architecture; *_sm90a.cu.cc and the like for one (cuda.bzl).
   any other *.cc    plain host code: checks, choices, variant tables.
@@ -199,10 +200,17 @@ def _cuda_library(name, visibility):
         srcs = native.glob(["gpu/*.cc"], allow_empty = True),
         visibility = ["//tests/kernels:__subpackages__"],
     )
+    native.filegroup(
+        name = "cuda_sources",
+        srcs = native.glob(["*.cc", "cuda/*.cc"], allow_empty = True),
+        visibility = ["//tests/kernels:__subpackages__"],
+    )
     device = native.glob(["gpu/*.cu.cc", "cuda/*.cu.cc"], allow_empty = True)
     host = native.glob(["gpu/*.cc", "cuda/*.cc"], allow_empty = True, exclude = device)
     if not device and not host:
         return
+    if native.package_name() != "kernels/base":  # whose own files are in the library for every backend
+        host += native.glob(["*.cc"], allow_empty = True)
     deps = [name + "_headers", "@cuda_toolkit//:cudart"]
     if native.package_name() != "kernels/base":
         deps.append("//kernels/base:base_cuda")

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/attention/cpu/cache_places.h"
+#include "kernels/attention/cache_places.h"
 #include "kernels/attention/cpu/flash_problem.h"
 #include "kernels/base/dtype.h"
 

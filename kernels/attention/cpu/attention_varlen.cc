@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <string>
 
-#include "kernels/attention/cpu/attention_checks.h"
-#include "kernels/attention/cpu/flash_arguments.h"
-#include "kernels/attention/cpu/flash_variants.h"
+#include "kernels/attention/attention_checks.h"
+#include "kernels/attention/flash_arguments.h"
+#include "kernels/attention/flash_variants.h"
 #include "kernels/base/row_checks.h"
 
 namespace kpt::cpu {

@@ -7,41 +7,12 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/attention/cpu/cache_places.h"
-#include "kernels/attention/cpu/flash_problem.h"
-#include "kernels/base/dtype.h"
+#include "kernels/attention/decode_problem.h"
 
 namespace kpt::cpu {
 
-inline constexpr int kDecodeMaxDim = kFlashMaxDim;
-inline constexpr int kDecodeMaxQueries = 8;
 inline constexpr int kDecodeRows = 32;  // query rows of one unit of work
 inline constexpr int kDecodeKeys = 64;  // keys of one block: their scores stay in the first cache
-
-// One of the caches. Strides in elements; batch is the stride of pages where there are pages.
-struct DecodeCache {
-  const void* data;
-  HeadStrides stride;
-  const float* scale;  // nullptr: none
-  HeadStrides scale_stride;
-};
-
-// attention_decode.h with everything checked and resolved.
-struct DecodeProblem : CachePlaces {
-  const void* q;
-  void* out;
-  HeadStrides q_stride, out_stride;
-  DType dtype, cache_dtype;
-  DecodeCache k, v;
-  Rotation rotation;  // of q
-  int64_t batch, heads_q, heads_kv, seqlen_q, dim_qk, dim_v;
-  float scale, softcap;
-  int64_t window_left;
-  const float* alibi;  // nullptr: none
-  int64_t alibi_stride;
-  const float* sinks;  // nullptr: none
-  int64_t sinks_stride;
-};
 
 // Query rows [row, row + rows) of the rows that read one KV head: row r is token r % Sq of the
 // head's query head r / Sq.

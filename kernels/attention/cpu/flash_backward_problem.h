@@ -11,16 +11,6 @@
 
 namespace kpt::cpu {
 
-// attention_backward.h with everything checked and resolved.
-struct FlashBackwardProblem : FlashProblem {  // out and lse are read
-  const void* grad_out;
-  const float* grad_lse;  // nullptr: none
-  void* grad_q;
-  void* grad_k;
-  void* grad_v;
-  HeadStrides grad_out_stride, grad_lse_stride, grad_q_stride, grad_k_stride, grad_v_stride;
-};
-
 // What is left of all queries for key `key`: the counterpart of VisibleKeys. Both ends grow with
 // the key.
 struct QueryRange {

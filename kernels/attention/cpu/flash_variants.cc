@@ -1,4 +1,4 @@
-#include "kernels/attention/cpu/flash_variants.h"
+#include "kernels/attention/flash_variants.h"
 
 #include "kernels/attention/cpu/flash_backward_driver.h"
 #include "kernels/attention/cpu/flash_driver.h"

@@ -4,7 +4,7 @@
 #ifndef KPT_KERNELS_ATTENTION_CPU_ROTATE_ROWS_H_
 #define KPT_KERNELS_ATTENTION_CPU_ROTATE_ROWS_H_
 
-#include "kernels/attention/cpu/cache_places.h"
+#include "kernels/attention/cache_places.h"
 #include "kernels/attention/cpu/flash_problem.h"
 #include "kernels/base/simd_rotate.h"
 #include "kernels/base/simd_widen.h"

@@ -204,6 +204,7 @@ ATTENTION_BACKWARD = OpSpec(
     },
     check=_check,
     infer=_infer,
+    native_backends=("cpu", "nvidia"),
     reference=reference,
     eager=eager,
     cost=_cost,
@@ -295,6 +296,7 @@ Scores, weights and sums are float32; the bfloat16 kernels multiply bfloat16 pai
 `ds` to bfloat16 before the last three products, as PyTorch does. The sums of `grad_q` are those of
 chunks of keys whose number depends on Sk alone: within a native variant the results depend neither
 on the number of threads nor on the rest of the batch. NaN and infinity propagate as in the formula;
-those of hidden pairs may or may not. D or Dv of 0 or above 256 run the reference.
+those of hidden pairs may or may not. D or Dv of 0 or above 256 run the reference; so does float32
+on a GPU, where sums are taken in a fixed order as well.
 """,
 )

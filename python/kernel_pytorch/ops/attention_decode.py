@@ -132,6 +132,7 @@ ATTENTION_DECODE = OpSpec(
     },
     check=_check,
     infer=lambda q, k_cache, v_cache, *_, **__: Out((*q.shape[:3], v_cache.shape[3]), q.dtype),
+    native_backends=("cpu", "nvidia"),
     reference=_reference,
     eager=attention_cache.eager,
     cost=_cost,
@@ -183,5 +184,8 @@ sequence feeds every thread.
 
 A length outside the cache is an error. Sums are in float32; a result depends neither on the rest of
 the batch nor on the number of threads.
+
+On a GPU the lengths and pages stay on the device: an entry of which one is out of range gives NaN
+instead of an error; float32, and queries that are to be turned (`cos`, `sin`), run the reference.
 """,
 )

@@ -126,6 +126,7 @@ ATTENTION_FORWARD = OpSpec(
     },
     check=_check,
     infer=_infer,
+    native_backends=("cpu", "nvidia"),
     reference=reference,
     eager=eager,
     backward="attention_backward",
@@ -171,7 +172,7 @@ Scores and sums are float32. The bfloat16 kernels multiply bfloat16 pairs and ro
 before the second product, as PyTorch does. NaN and infinity in q, and in k and v at visible keys,
 propagate as in the formula; a score of +inf makes `out` and `lse` of its query NaN. At a hidden
 key, k is not looked at, but a NaN or infinity in v may reach the result (0 * NaN), as in PyTorch. D
-or Dv of 0 or above 256 run the reference.
+or Dv of 0 or above 256 run the reference; so does float32 on a GPU.
 
 Within a native variant a query's result depends on its own head only: not on the number of threads
 nor on the rest of the batch.

@@ -180,6 +180,7 @@ ATTENTION_PAGED = OpSpec(
     },
     check=_check,
     infer=lambda q, k_pages, v_pages, *_, **__: Out((*q.shape[:3], v_pages.shape[3]), q.dtype),
+    native_backends=("cpu", "nvidia"),
     reference=_reference,
     eager=_eager,
     cost=_cost,
@@ -214,5 +215,8 @@ caches of any length share one pool without copies (Kwon et al., "PagedAttention
 - `q`, `seq_lens` and the other options as in `attention_decode`; so are the results.
 
 A length beyond the table, or a page that is not there, is an error.
+
+On a GPU the lengths and pages stay on the device: an entry of which one is out of range gives NaN
+instead of an error; float32, and queries that are to be turned (`cos`, `sin`), run the reference.
 """,
 )

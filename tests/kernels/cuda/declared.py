@@ -23,6 +23,8 @@ class Declared:
     """Beginnings of instructions that must be there."""
 
 
+_MMA = ("HMMA.16816.F32", "LDSM.16.M88.4", "LDSM.16.MT88.4")
+
 KERNELS = {
     # The card's ceiling: 4 stages of 48 KiB, one producer and two consumer warpgroups.
     "ProductSm90aKernel": Declared(
@@ -46,6 +48,21 @@ KERNELS = {
     "SoftmaxBackwardHeldKernel": Declared(registers=128, shared=256, threads=256, warps=16),
     "SoftmaxBackwardLoopKernel": Declared(registers=128, shared=256, threads=256, warps=16),
     "RopeKernel": Declared(registers=128, threads=256, warps=16),
+    # Attention: 16 rows or keys a warp, their sums in registers; two buffers of cp.async.
+    "FlashForwardKernel": Declared(
+        registers=255, dynamic=96 << 10, threads=128, warps=4, instructions=_MMA
+    ),
+    "FlashRowSumsKernel": Declared(registers=64, threads=256, warps=32),
+    "FlashKeyGradsKernel": Declared(
+        registers=255, shared=1024, dynamic=96 << 10, threads=128, warps=4, instructions=_MMA
+    ),
+    "FlashQueryGradsKernel": Declared(
+        registers=255, dynamic=96 << 10, threads=128, warps=4, instructions=_MMA
+    ),
+    "DecodePiecesKernel": Declared(
+        registers=255, shared=17 << 10, dynamic=72 << 10, threads=64, warps=2, instructions=_MMA
+    ),
+    "DecodeCombineKernel": Declared(registers=64, threads=128, warps=24),
     # Norms: 16-byte loads that are held in registers, or walked over.
     "NormHeldKernel": Declared(registers=64, shared=512, threads=256, warps=32),
     "NormLoopKernel": Declared(registers=64, shared=512, threads=256, warps=32),

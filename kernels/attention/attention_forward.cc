@@ -1,12 +1,12 @@
 // attention_forward: argument checks.
 #include "kernels/attention/attention_forward.h"
 
-#include "kernels/attention/cpu/attention_checks.h"
-#include "kernels/attention/cpu/flash_arguments.h"
-#include "kernels/attention/cpu/flash_variants.h"
+#include "kernels/attention/attention_checks.h"
+#include "kernels/attention/flash_arguments.h"
+#include "kernels/attention/flash_variants.h"
 #include "kernels/base/row_checks.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 namespace {
 
 constexpr char kOp[] = "attention_forward";
@@ -38,4 +38,4 @@ Status AttentionForward(const LaunchContext& ctx, const AttentionForwardArgs& ar
 
 std::vector<VariantInfo> AttentionForwardVariants() { return ForwardVariants(); }
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND

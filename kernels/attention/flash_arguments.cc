@@ -1,12 +1,12 @@
-#include "kernels/attention/cpu/flash_arguments.h"
+#include "kernels/attention/flash_arguments.h"
 
 #include <cmath>
 #include <string>
 
-#include "kernels/attention/cpu/attention_checks.h"
+#include "kernels/attention/attention_checks.h"
 #include "kernels/base/row_checks.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 namespace {
 
 Status CheckMask(const char* op, const TensorView& q, const TensorView& k, const TensorView& mask) {
@@ -201,4 +201,4 @@ FlashProblem ResolveBatch(const TensorView& q, const TensorView& k, const Tensor
   return p;
 }
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND

@@ -1,14 +1,15 @@
 // Where the tokens of a sequence lie in a key-value cache, and the angles that new ones turn by.
 //
 // Included by files compiled for different instruction sets: every function is static.
-#ifndef KPT_KERNELS_ATTENTION_CPU_CACHE_PLACES_H_
-#define KPT_KERNELS_ATTENTION_CPU_CACHE_PLACES_H_
+#ifndef KPT_KERNELS_ATTENTION_CACHE_PLACES_H_
+#define KPT_KERNELS_ATTENTION_CACHE_PLACES_H_
 
 #include <cstdint>
 
 #include "kernels/base/dtype.h"
+#include "kernels/base/host_device.h"
 
-namespace kpt::cpu {
+namespace kpt {
 
 // The lengths of the sequences and, for a cache in pages, whose these are.
 struct CachePlaces {
@@ -20,7 +21,7 @@ struct CachePlaces {
   int64_t page_size, num_pages, capacity;
 };
 
-[[maybe_unused]] static inline int64_t SeqLen(const CachePlaces& p, int64_t batch) {
+[[maybe_unused]] KPT_HOST_DEVICE static inline int64_t SeqLen(const CachePlaces& p, int64_t batch) {
   const int64_t at = batch * p.seq_lens_stride;
   return p.seq_lens_dtype == DType::kInt32 ? static_cast<const int32_t*>(p.seq_lens)[at]
                                            : static_cast<const int64_t*>(p.seq_lens)[at];
@@ -48,6 +49,6 @@ struct Rotation {
   bool interleaved;
 };
 
-}  // namespace kpt::cpu
+}  // namespace kpt
 
-#endif  // KPT_KERNELS_ATTENTION_CPU_CACHE_PLACES_H_
+#endif  // KPT_KERNELS_ATTENTION_CACHE_PLACES_H_

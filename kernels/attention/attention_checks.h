@@ -1,6 +1,6 @@
 // Checks that the operators of the attention family share.
-#ifndef KPT_KERNELS_ATTENTION_CPU_ATTENTION_CHECKS_H_
-#define KPT_KERNELS_ATTENTION_CPU_ATTENTION_CHECKS_H_
+#ifndef KPT_KERNELS_ATTENTION_ATTENTION_CHECKS_H_
+#define KPT_KERNELS_ATTENTION_ATTENTION_CHECKS_H_
 
 #include <string>
 
@@ -8,7 +8,7 @@
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 
-namespace kpt::cpu {
+namespace kpt {
 
 inline Status Wrong(const char* op, const char* arg, const std::string& expected,
                     const std::string& got) {
@@ -42,6 +42,6 @@ inline Status CheckDense(const char* op, const char* arg, const TensorView& t) {
   return Wrong(op, arg, "have a dense last dimension", "stride " + std::to_string(t.stride(-1)));
 }
 
-}  // namespace kpt::cpu
+}  // namespace kpt
 
-#endif  // KPT_KERNELS_ATTENTION_CPU_ATTENTION_CHECKS_H_
+#endif  // KPT_KERNELS_ATTENTION_ATTENTION_CHECKS_H_

@@ -1,15 +1,15 @@
 // Checks of what the operators on a key-value cache share, and its resolved form.
-#ifndef KPT_KERNELS_ATTENTION_CPU_CACHE_CHECKS_H_
-#define KPT_KERNELS_ATTENTION_CPU_CACHE_CHECKS_H_
+#ifndef KPT_KERNELS_ATTENTION_CACHE_CHECKS_H_
+#define KPT_KERNELS_ATTENTION_CACHE_CHECKS_H_
 
 #include <string>
 
-#include "kernels/attention/cpu/attention_checks.h"
-#include "kernels/attention/cpu/cache_places.h"
-#include "kernels/attention/cpu/flash_problem.h"
+#include "kernels/attention/attention_checks.h"
+#include "kernels/attention/cache_places.h"
+#include "kernels/attention/flash_problem.h"
 #include "kernels/base/rotation_checks.h"
 
-namespace kpt::cpu {
+namespace kpt {
 
 inline Status CheckLensType(const char* op, const TensorView& seq_lens) {
   if (seq_lens.dtype == DType::kInt32 || seq_lens.dtype == DType::kInt64) return Status();
@@ -129,6 +129,6 @@ inline Status CheckPlaces(const char* op, const CachePlaces& p, int64_t batch, i
   return Status();
 }
 
-}  // namespace kpt::cpu
+}  // namespace kpt
 
-#endif  // KPT_KERNELS_ATTENTION_CPU_CACHE_CHECKS_H_
+#endif  // KPT_KERNELS_ATTENTION_CACHE_CHECKS_H_

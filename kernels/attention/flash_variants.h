@@ -1,16 +1,16 @@
 // Chooses among the kernels of attention over whole sequences.
-#ifndef KPT_KERNELS_ATTENTION_CPU_FLASH_VARIANTS_H_
-#define KPT_KERNELS_ATTENTION_CPU_FLASH_VARIANTS_H_
+#ifndef KPT_KERNELS_ATTENTION_FLASH_VARIANTS_H_
+#define KPT_KERNELS_ATTENTION_FLASH_VARIANTS_H_
 
 #include <vector>
 
-#include "kernels/attention/cpu/flash_backward_problem.h"
-#include "kernels/attention/cpu/flash_problem.h"
+#include "kernels/attention/flash_problem.h"
+#include "kernels/base/backend.h"
 #include "kernels/base/launch_context.h"
 #include "kernels/base/status.h"
 #include "kernels/base/variant.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 // Problems of one dtype and one number of columns: a batch of heads of equal lengths is one
 // problem, packed sequences are one each. There is at least one.
@@ -23,6 +23,6 @@ Status RunBackwardVariant(const char* op, const LaunchContext& ctx,
                           const std::vector<FlashBackwardProblem>& problems);
 std::vector<VariantInfo> BackwardVariants();
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
-#endif  // KPT_KERNELS_ATTENTION_CPU_FLASH_VARIANTS_H_
+#endif  // KPT_KERNELS_ATTENTION_FLASH_VARIANTS_H_

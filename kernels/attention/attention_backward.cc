@@ -1,12 +1,12 @@
 // attention_backward: argument checks.
 #include "kernels/attention/attention_backward.h"
 
-#include "kernels/attention/cpu/attention_checks.h"
-#include "kernels/attention/cpu/flash_arguments.h"
-#include "kernels/attention/cpu/flash_variants.h"
+#include "kernels/attention/attention_checks.h"
+#include "kernels/attention/flash_arguments.h"
+#include "kernels/attention/flash_variants.h"
 #include "kernels/base/row_checks.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 namespace {
 
 constexpr char kOp[] = "attention_backward";
@@ -83,4 +83,4 @@ Status AttentionBackward(const LaunchContext& ctx, const AttentionBackwardArgs& 
 
 std::vector<VariantInfo> AttentionBackwardVariants() { return BackwardVariants(); }
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND

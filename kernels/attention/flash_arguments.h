@@ -1,13 +1,14 @@
 // Arguments of attention over whole sequences: the checks, and the problem that they describe.
-#ifndef KPT_KERNELS_ATTENTION_CPU_FLASH_ARGUMENTS_H_
-#define KPT_KERNELS_ATTENTION_CPU_FLASH_ARGUMENTS_H_
+#ifndef KPT_KERNELS_ATTENTION_FLASH_ARGUMENTS_H_
+#define KPT_KERNELS_ATTENTION_FLASH_ARGUMENTS_H_
 
 #include "kernels/attention/attention_options.h"
-#include "kernels/attention/cpu/flash_problem.h"
+#include "kernels/attention/flash_problem.h"
+#include "kernels/base/backend.h"
 #include "kernels/base/status.h"
 #include "kernels/base/tensor_view.h"
 
-namespace kpt::cpu {
+namespace kpt::KPT_BACKEND {
 
 // float32, float16 or bfloat16, the same for all three.
 Status CheckDtypes(const char* op, const TensorView& q, const TensorView& k, const TensorView& v);
@@ -40,6 +41,6 @@ FlashProblem ResolveBatch(const TensorView& q, const TensorView& k, const Tensor
 
 HeadStrides StridesOf(const TensorView& t);  // of the first three dimensions
 
-}  // namespace kpt::cpu
+}  // namespace kpt::KPT_BACKEND
 
-#endif  // KPT_KERNELS_ATTENTION_CPU_FLASH_ARGUMENTS_H_
+#endif  // KPT_KERNELS_ATTENTION_FLASH_ARGUMENTS_H_
