@@ -209,7 +209,7 @@ def _cuda_library(name, visibility):
     host = native.glob(["gpu/*.cc", "cuda/*.cc"], allow_empty = True, exclude = device)
     if not device and not host:
         return
-    if native.package_name() != "kernels/base":  # whose own files are in the library for every backend
+    if native.package_name() != "kernels/base":  # that library serves every backend
         host += native.glob(["*.cc"], allow_empty = True)
     deps = [name + "_headers", "@cuda_toolkit//:cudart"]
     if native.package_name() != "kernels/base":

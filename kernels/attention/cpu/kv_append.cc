@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/attention/cpu/append_rows.h"
 #include "kernels/attention/cache_checks.h"
+#include "kernels/attention/cpu/append_rows.h"
 #include "kernels/base/parallel_for.h"
 
 namespace kpt::cpu {
