@@ -2,6 +2,7 @@
 it should be, takes what it was declared to take, keeps nothing in local memory, and is made of the
 instructions that it was written for."""
 
+import concurrent.futures
 import os
 import pathlib
 import re
@@ -21,7 +22,8 @@ PORTABLE = [f for f in FILES if not TUNED.search(f.name)]
 ARCHITECTURE_ONLY = re.compile(r"^([HQIB]GMMA|WARPGROUP|USETMAXREG|UTC|LDTM|STTM|OMMA)(\.|$|[A-Z])")
 ARCHITECTURE_ONLY_PTX = re.compile(r"\b(wgmma|setmaxnreg|tcgen05)\.")
 
-KERNELS_OF = {file: sass.read(CUOBJDUMP, file) for file in FILES}
+with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    KERNELS_OF = dict(zip(FILES, pool.map(lambda file: sass.read(CUOBJDUMP, file), FILES)))
 EVERY = [k for kernels in KERNELS_OF.values() for k in kernels]
 one_by_one = pytest.mark.parametrize("kernel", EVERY, ids=lambda k: f"{k.arch}-{k.signature}")
 
