@@ -69,13 +69,17 @@ def contract_result(
     ran = [c for c in calls if c.op == spec.name]
     native = tuple(dict.fromkeys(c.variant for c in ran if c.implementation == "native"))
     fallbacks = [c.reason for c in ran if c.implementation == "reference"]
-    if failure:
+    if not cases:
+        implementation, reason = "skipped", "no declared case holds data"
+    elif failure:
         implementation, reason = "failed", failure
     elif fallbacks:
         share = f"{len(fallbacks)} of {len(ran)} calls: " if native else ""
         implementation, reason = "fallback", share + fallbacks[0]
-    else:
+    elif native or kernel is not None:
         implementation, reason = "native", ""
+    else:
+        implementation, reason = "failed", "no call of it was recorded"
     return KernelResult(
         op=spec.name,
         family=spec.family,

@@ -417,6 +417,10 @@ def test_a_wrong_kernel_is_found():
     assert found.reason == "RuntimeError: no image for this device"
 
 
+def test_nothing_that_ran_is_no_native_kernel():
+    assert contract_result(SPECS["act"], torch.float32, ()).implementation == "skipped"
+
+
 def test_a_kernel_that_falls_back_or_fails_is_reported(monkeypatch):
     from kernel_pytorch.validation import kernels
 
