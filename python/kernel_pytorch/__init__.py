@@ -7,6 +7,7 @@ and nothing else; everything below loads when it is first used.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -44,6 +45,8 @@ _LAZY = {
 @wrapt.when_imported("torch")
 def _register_operators(_torch: Any) -> None:
     # The command line imports this package too and must start without the seconds torch takes.
+    if "kernel_pytorch.ops" in sys.modules:
+        return  # imported before torch, which it is importing now: it registers when it is done
     importlib.import_module("kernel_pytorch.backends")
 
 

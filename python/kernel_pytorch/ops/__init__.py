@@ -13,3 +13,6 @@ for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
     for _name, _value in vars(importlib.import_module(f"{__name__}.{_module}")).items():
         if isinstance(_value, OpSpec) and _name.isupper():
             register(_value)
+
+# Where this was imported before torch, the package left it to here; else they are being imported.
+importlib.import_module("kernel_pytorch.backends")
