@@ -16,11 +16,35 @@ from kernel_pytorch._version import __version__
 
 if TYPE_CHECKING:
     from kernel_pytorch.core.dispatch_log import counters, explain, reset_counters, strict
+    from kernel_pytorch.mixture_of_experts import (
+        FeedForwardExpert,
+        GLaMStyleMoE,
+        LoadBalancer,
+        MoEConfig,
+        MoELayer,
+        SparseMoELayer,
+        SwitchRouter,
+        SwitchTransformerMoE,
+        TopKRouter,
+        create_moe,
+        create_moe_layer,
+    )
     from kernel_pytorch.optimize import optimize, plan, report, revert
 
 __all__ = [
+    "FeedForwardExpert",
+    "GLaMStyleMoE",
+    "LoadBalancer",
+    "MoEConfig",
+    "MoELayer",
+    "SparseMoELayer",
+    "SwitchRouter",
+    "SwitchTransformerMoE",
+    "TopKRouter",
     "__version__",
     "counters",
+    "create_moe",
+    "create_moe_layer",
     "explain",
     "optimize",
     "plan",
@@ -31,6 +55,17 @@ __all__ = [
 ]
 
 _LAZY = {
+    "FeedForwardExpert": "kernel_pytorch.mixture_of_experts",
+    "GLaMStyleMoE": "kernel_pytorch.mixture_of_experts",
+    "LoadBalancer": "kernel_pytorch.mixture_of_experts",
+    "MoEConfig": "kernel_pytorch.mixture_of_experts",
+    "MoELayer": "kernel_pytorch.mixture_of_experts",
+    "SparseMoELayer": "kernel_pytorch.mixture_of_experts",
+    "SwitchRouter": "kernel_pytorch.mixture_of_experts",
+    "SwitchTransformerMoE": "kernel_pytorch.mixture_of_experts",
+    "TopKRouter": "kernel_pytorch.mixture_of_experts",
+    "create_moe": "kernel_pytorch.mixture_of_experts",
+    "create_moe_layer": "kernel_pytorch.mixture_of_experts",
     "counters": "kernel_pytorch.core.dispatch_log",
     "explain": "kernel_pytorch.core.dispatch_log",
     "optimize": "kernel_pytorch.optimize",

@@ -236,13 +236,13 @@ def test_statistics_count_training_alone():
 
 
 def test_the_bias_evens_the_load():
-    torch.manual_seed(3)
     layer = _layer(layer=AdaptiveMoELayer, num_experts=8)
+    torch.manual_seed(3)
     with torch.no_grad():
         layer.router.gate.weight[0] += 0.2
     x = torch.randn(512, 24) + 0.5
     loads = [layer(x, return_router_logits=True)[1]["expert_utilization"] for _ in range(60)]
-    assert loads[-1].max() < 0.6 * loads[0].max()
+    assert loads[0].max() > 0.4 and loads[-1].max() < 0.25
     assert layer.to(torch.bfloat16).router.bias.dtype == torch.float32
 
 
