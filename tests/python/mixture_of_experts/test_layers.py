@@ -29,7 +29,8 @@ _NO_NOISE = {"noise_epsilon": 0.0}
 
 def _layer(hidden=24, seed=0, options=_NO_NOISE, layer=MoELayer, **config):
     torch.manual_seed(seed)
-    return layer(MoEConfig(**{**_STILL, **config}), hidden, 40, router_options=options)
+    config = MoEConfig(**{**_STILL, **config})
+    return layer(config, hidden, expert_hidden_size=40, router_options=options)
 
 
 def _dense(layer, x, parameters, kept=None):
