@@ -161,7 +161,7 @@ FlashKeyGradsKernel(KPT_PARAMS(FlashBackwardParams) params) {
         const int queries = kBuffers + buffer * kBuffer, grads = queries + kGrads;
         const auto sums = row_sums + buffer * 2 * kRows;
         float s[kRows / 8][4] = {};
-#pragma unroll(kTerms ? 2 : 4)
+#pragma unroll 2
         for (int i = 0; i < kDim / 16; ++i) {
           uint32_t a[4];
           LoadLeft<kDim>(shared, 0, 16 * warp, i, a);
@@ -210,7 +210,7 @@ FlashKeyGradsKernel(KPT_PARAMS(FlashBackwardParams) params) {
         }
         if constexpr (kWantK) {
           float d[kRows / 8][4] = {};
-#pragma unroll(kTerms ? 2 : 4)
+#pragma unroll 2
           for (int i = 0; i < kDimV / 16; ++i) {
             uint32_t a[4];
             LoadLeft<kDimV>(shared, kValues, 16 * warp, i, a);
