@@ -17,6 +17,7 @@ from kernel_pytorch.demos.walkthrough import Curve, Walkthrough
         "fp8",
         "fp8_training",
         "intel",
+        "moe",
         "nvidia_integration",
         "production",
         "tpu",

@@ -55,6 +55,10 @@ def demo(
         bool,
         typer.Option("--flex-attention", help="Instead: attention of every pattern, and of yours."),
     ] = False,
+    moe: Annotated[
+        bool,
+        typer.Option("--moe", help="Instead: a mixture of experts, against the dense one."),
+    ] = False,
     nvidia_config: Annotated[
         bool,
         typer.Option(
@@ -94,6 +98,7 @@ def demo(
         "flex_attention": flex_attention,
         "fp8": fp8,
         "fp8_training": fp8_training,
+        "moe": moe,
         "nvidia_config": nvidia_config,
     }
     asked = {name: f"--{name.replace('_', '-')}" for name, value in wanted.items() if value}
