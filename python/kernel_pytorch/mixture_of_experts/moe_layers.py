@@ -52,6 +52,7 @@ class MoELayer(nn.Module):
     Buffers: ``expert_usage_count`` ``[E]`` and ``total_tokens_processed``, counted in training.
     """
 
+    parallel: ExpertParallelism | None
     expert_usage_count: torch.Tensor
     total_tokens_processed: torch.Tensor
 
@@ -90,10 +91,12 @@ class MoELayer(nn.Module):
             },
         )
         self.experts = self._make_experts(expert_class, expert_options or {}, to)
-        self.parallel: ExpertParallelism | None = None
+        parallel = None
         if config.expert_parallelism and dist.is_available() and dist.is_initialized():
-            self.parallel = ExpertParallelism(config.num_experts, self.experts)
-            self.experts = self.parallel.experts
+            parallel = ExpertParallelism(config.num_experts, self.experts)
+            self.experts = parallel.experts
+        # Not a submodule: its experts are this module's, and are to be in a checkpoint once.
+        object.__setattr__(self, "parallel", parallel)
         # Several shared experts, added up, are one as wide as all of them.
         self.shared_expert = (
             StackedExperts(

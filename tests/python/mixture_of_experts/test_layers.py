@@ -93,6 +93,16 @@ def test_bfloat16_is_near_the_dense_mixture():
     assert error < 0.01
 
 
+def test_autocast_computes_the_experts_in_bfloat16_and_the_router_in_float32():
+    layer = _layer(activation_fn="silu").eval()
+    x = torch.randn(30, 24)
+    want, routed = layer(x, return_router_logits=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, routing = layer(x, return_router_logits=True)
+    assert torch.equal(routing["router_logits"], routed["router_logits"])
+    assert 0 < (y.float() - want).norm() / want.norm() < 0.02
+
+
 def test_the_dropped_choices_are_those_reported():
     layer = _layer(num_experts=4, drop_tokens=True, capacity_factor=0.5, min_capacity=1)
     x = torch.randn(40, 24)

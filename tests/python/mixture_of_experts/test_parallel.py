@@ -42,6 +42,7 @@ def _process(rank, world, store, results):
         none = parallel(x[: rank * 40], indices[: rank * 40], weights[: rank * 40])
         torch.manual_seed(7)
         layer = create_moe(16, 6, expert_parallelism=True).eval()
+        assert layer.state_dict().keys() == create_moe(16, 6).state_dict().keys()
         found = (y, x.grad, weights.grad, gradients, none, layer(x))
         torch.save(found, f"{results}/{rank}")
     finally:
