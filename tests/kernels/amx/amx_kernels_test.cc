@@ -96,7 +96,13 @@ TEST_F(AmxKernels, LinearAct) {
       Tensor weight = Random(kBf16, rows, s.k, 1.0f / std::sqrt(static_cast<float>(s.k)), 1);
       Tensor bias = Random(kBf16, 1, rows, 1.0f);
       const Runner run = [&](const LaunchContext& ctx, Tensor* out) {
-        return LinearAct(ctx, {out->view(), x.view(), weight.view(), bias.row_view(), kind});
+        LinearActArgs args;
+        args.out = out->view();
+        args.x = x.view();
+        args.weight = weight.view();
+        args.bias = bias.row_view();
+        args.activation = kind;
+        return LinearAct(ctx, args);
       };
       Compare(run, "amx_bf16", s.m, s.n, 0x1p-7, 1e-5, Text(s));
     }
