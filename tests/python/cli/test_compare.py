@@ -91,6 +91,14 @@ def test_nothing_that_could_be_judged_is_no_pass(kpt, store):
     assert "other processes used the machine" in done.stdout
 
 
+def test_two_files_need_no_store(kpt, monkeypatch, tmp_path):
+    for name in ("a", "b"):
+        PerformanceStore(tmp_path / f"{name}.sqlite3").add(a_run(name, 1.0))
+    monkeypatch.setenv("KPT_PERFORMANCE_STORE", str(tmp_path))  # a folder
+    done = kpt("compare", tmp_path / "a.sqlite3", tmp_path / "b.sqlite3", "--json")
+    assert done.exit_code == 0, done.output
+
+
 def test_other_machines_are_compared_by_the_reference(kpt, store):
     store.add(a_run("aaa", 1.0))
     store.add(a_run("bbb", 2.0, machine={"cpu": "y"}, reference=(2e-3,) * 40))

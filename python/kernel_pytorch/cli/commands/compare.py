@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from kernel_pytorch.cli.output import Output
     from kernel_pytorch.core.comparison import Comparison, Measured
     from kernel_pytorch.core.performance_store import PerformanceStore
+
+    _Store: TypeAlias = Callable[[], PerformanceStore]
 
 __all__ = ["compare"]
 
@@ -75,7 +79,8 @@ def compare(
         from kernel_pytorch.core.performance_store import PerformanceStore
         from kernel_pytorch.core.regression import RegressionSeverity
 
-        runs = PerformanceStore(store)
+        # Two files are compared without it, so it is opened when something asks for it.
+        runs = functools.cache(lambda: PerformanceStore(store))
         found = comparison.compare(
             _chosen(before, runs, match), _chosen(after, runs, match), (before, after)
         )
@@ -88,7 +93,7 @@ def compare(
     if html is not None:
         output.write(html, found.to_html())
     if history is not None:
-        output.write(history, history_page(list(reversed(runs.find()))))
+        output.write(history, history_page(list(reversed(runs().find()))))
     slower = found.regressions(RegressionSeverity(fail_on.value))
     code = Exit.FINDING if slower else Exit.OK if found.judged else Exit.UNAVAILABLE
     output.finish(found.to_dict() | {"exit_code": int(code), "regressions": len(slower)})
@@ -99,12 +104,12 @@ def compare(
     raise typer.Exit(int(code))
 
 
-def _chosen(name: str, store: PerformanceStore, match: str) -> dict[str, list[Measured]]:
+def _chosen(name: str, store: _Store, match: str) -> dict[str, list[Measured]]:
     found = _found(name, store)
     return {s: runs for s, runs in found.items() if match in runs[0].title}
 
 
-def _found(name: str, store: PerformanceStore) -> dict[str, list[Measured]]:
+def _found(name: str, store: _Store) -> dict[str, list[Measured]]:
     """The runs that ``name`` means, by subject."""
     from kernel_pytorch.core.comparison import Measured, measured
     from kernel_pytorch.core.performance_store import PerformanceStore
@@ -118,19 +123,19 @@ def _found(name: str, store: PerformanceStore) -> dict[str, list[Measured]]:
     if path.suffix or "/" in name:
         raise CliError(f"{name}: no such file")
     if name == "latest":
-        runs = store.find()
+        runs = store().find()
     elif name == "baseline":
         firsts: dict[str, list[Measured]] = {}
-        for run in (*reversed(store.find(pinned=True)), *reversed(store.find())):
+        for run in (*reversed(store().find(pinned=True)), *reversed(store().find())):
             one = Measured.of(run)
             firsts.setdefault(one.subject, [one])
         return firsts
     else:
-        runs = store.find(commit=name)
+        runs = store().find(commit=name)
     if not runs:
-        commits = sorted({r.commit for r in store.find() if r.commit})
+        commits = sorted({r.commit for r in store().find() if r.commit})
         there = f"it has {', '.join(commits)}" if commits else "it has none"
-        raise CliError(f"{name}: no file, and no runs of such a commit in {store.path}; {there}")
+        raise CliError(f"{name}: no file, and no runs of such a commit in {store().path}; {there}")
     return measured(runs)
 
 
