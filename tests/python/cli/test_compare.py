@@ -164,7 +164,7 @@ def test_the_benchmarks_write_to_the_store(kpt, store, tmp_path):
         "softmax 512x1024 bfloat16 in cache",
     ]
     for found in runs:
-        assert len(found.samples) == len(found.reference) >= 9
+        assert len(found.samples) == len(found.reference) > 0
         assert found.reference_name == "PyTorch" and found.machine["isa"]
     assert kpt("compare", store.path, "latest").exit_code in (0, 3)  # 3: a loaded machine
 
