@@ -267,7 +267,7 @@ def test_fused_linear_activation_has_values_and_gradients(activation):
     (pair,) = fuse_linear_activation(model)
     with kernel_pytorch.explain() as calls:
         y = model(x)
-    assert calls.calls[0].op == "linear_act"
+    assert calls.calls[0].op == "linear_act_forward"
     want = original(x)
     y.sum().backward(), want.sum().backward()
     assert torch.allclose(y, want, rtol=1e-4, atol=1e-5)
