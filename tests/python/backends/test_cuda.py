@@ -14,6 +14,7 @@ from kernel_pytorch._native import load
 from kernel_pytorch.backends import cuda, gpu_runs
 from kernel_pytorch.ops import SPECS
 from kernel_pytorch.ops.spec import Out
+from kernel_pytorch.ops.validate import bind
 
 NATIVE = load("cuda")
 OPS = sorted(name for name, spec in SPECS.items() if "nvidia" in spec.native_backends)
@@ -44,8 +45,10 @@ def _call(name, tensor, index=0):
     the last of them on device `index`."""
     spec = SPECS[name]
     case = next(c for c in spec.cases if 0 not in c.lead and 0 not in c.sizes.values())
-    args, kwargs = spec.build(case, torch.float32, torch.Generator().manual_seed(0))
-    bound = dict(zip((a.name for a in spec.arguments), args)) | kwargs
+    # Attention is of 16-bit types alone.
+    dtype = torch.bfloat16 if torch.bfloat16 in spec.dtypes else spec.dtypes[0]
+    args, kwargs = spec.build(case, dtype, torch.Generator().manual_seed(0))
+    bound = bind(spec, tuple(args), kwargs)
     outs = spec.infer(**bound)
     outs = (outs,) if isinstance(outs, Out) else outs
     values = [torch.empty(tuple(o.shape), dtype=o.dtype) for o in outs] + list(bound.values())
