@@ -129,11 +129,18 @@ def _formula(
     if sinks is not None:
         sink = sinks.to(scores.dtype).view(1, heads, 1, 1).expand(batch, -1, scores.shape[2], -1)
         logits = torch.cat([scores, sink], dim=-1)
-    lse = torch.logsumexp(logits, dim=-1)
+    # The largest score is taken off first: with every score at the lowest finite number, as masks
+    # have it, the logarithm of their count would vanish in the lse.
+    peak = logits.detach().new_zeros((*logits.shape[:-1], 1))
+    if logits.shape[-1] > 0:
+        peak = logits.detach().amax(dim=-1, keepdim=True)
+        peak = peak.masked_fill(peak == float("-inf"), 0.0)
+    rest = torch.logsumexp(logits - peak, dim=-1, keepdim=True)
+    lse = (rest + peak).squeeze(-1)
     # A score of +inf has the weight exp(inf - inf): NaN, and so has the sum.
     lse = lse.masked_fill((scores == float("inf")).any(dim=-1), float("nan"))
     # A query with nothing to see has lse = -inf; its weights are exp(-inf - 0) = 0.
-    p = torch.exp(scores - lse.masked_fill(lse == float("-inf"), 0.0)[..., None])
+    p = torch.exp(scores - peak - rest.masked_fill(rest == float("-inf"), 0.0))
     return p @ v, lse
 
 
