@@ -10,7 +10,7 @@ import torch
 from kernel_pytorch.ops import attention
 from kernel_pytorch.ops.attention_benchmarks import BACKWARD
 from kernel_pytorch.ops.attention_checks import check_batch
-from kernel_pytorch.ops.attention_gradients import eager, reference
+from kernel_pytorch.ops.attention_gradients import eager, gradient_like, reference
 from kernel_pytorch.ops.attention_samples import CROSSED, adapted, build, size
 from kernel_pytorch.ops.spec import Case, Cost, ErrorCase, OpSpec, Out, Tolerance, cases
 
@@ -53,14 +53,10 @@ def _check(
     )
 
 
-def _like(t: torch.Tensor) -> Out:
-    return Out(t.shape, t.dtype, None if t.is_contiguous() or t.is_sparse else t)
-
-
 def _infer(
     grad_out: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any
 ) -> tuple[Out, Out, Out]:
-    return _like(q), _like(k), _like(v)
+    return gradient_like(q), gradient_like(k), gradient_like(v)
 
 
 def _cost(

@@ -9,10 +9,16 @@ import torch
 
 from kernel_pytorch.ops.activations import wide
 from kernel_pytorch.ops.attention import bias_of, default_scale, visible
+from kernel_pytorch.ops.spec import Out
 
-__all__ = ["backward_call", "eager", "reference", "sinks_gradient"]
+__all__ = ["backward_call", "eager", "gradient_like", "reference", "sinks_gradient"]
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def gradient_like(t: torch.Tensor) -> Out:
+    """The gradient of ``t``, in its memory order."""
+    return Out(t.shape, t.dtype, None if t.is_contiguous() or t.is_sparse else t)
 
 
 def _sum_over_queries(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from kernel_pytorch.ops import gradients
+from kernel_pytorch.ops.attention_gradients import gradient_like
 from kernel_pytorch.ops.attention_packed import (
     check_packed,
     eager_gradients,
@@ -66,14 +67,10 @@ def _check(
     )
 
 
-def _like(t: torch.Tensor) -> Out:
-    return Out(t.shape, t.dtype, None if t.is_contiguous() or t.is_sparse else t)
-
-
 def _infer(
     grad_out: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any, **__: Any
 ) -> tuple[Out, Out, Out]:
-    return _like(q), _like(k), _like(v)
+    return gradient_like(q), gradient_like(k), gradient_like(v)
 
 
 def _cost(

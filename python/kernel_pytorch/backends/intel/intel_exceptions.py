@@ -48,8 +48,7 @@ class IPEXNotInstalledError(base.DeviceNotAvailableError):
     def __init__(
         self,
         message: str = "Intel Extension for PyTorch (IPEX) is not installed. It has ended and is "
-        "not needed: use torch's own XPU build "
-        "(pip install torch --index-url https://download.pytorch.org/whl/xpu)",
+        "not needed: install the package torch from PyTorch's own index for XPU",
     ) -> None:
         super().__init__("intel", message)
 
