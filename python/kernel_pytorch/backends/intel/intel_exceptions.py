@@ -48,7 +48,7 @@ class IPEXNotInstalledError(base.DeviceNotAvailableError):
     def __init__(
         self,
         message: str = "Intel Extension for PyTorch (IPEX) is not installed. It has ended and is "
-        "not needed: install the package torch from PyTorch's own index for XPU",
+        "not needed: use torch's own XPU build (pip install torch, from PyTorch's index for XPU)",
     ) -> None:
         super().__init__("intel", message)
 
